@@ -1,0 +1,1 @@
+"""From an audio file to log-mel frames: decode, resample, crop and pad, front end."""

@@ -1,0 +1,173 @@
+"""Recipes: strict YAML into frozen pydantic models, dotted overrides, digests. It knows no setting by name."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from raysem.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """One section of a recipe: frozen, and closed to unknown keys. A docstring under a field says what it means."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise ConfigError(f"{key}: written twice (line {key_node.start_mark.line + 1})")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(text: str, where: str) -> dict[str, Any]:
+    """The mapping in `text`; ConfigError with file and line otherwise."""
+    try:
+        content = yaml.load(text, Loader=_RecipeLoader)  # noqa: S506 - a SafeLoader
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}:{line} not valid YAML: {getattr(error, 'problem', error)}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: a recipe is a mapping of sections, this is a {type(content).__name__}")
+    return content
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`a.b=value` into ("a.b", value), value as YAML reads it (`[1, 2]` is a list, `null` is None)."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: expected dotted.key=value")
+    try:
+        return key.strip(), yaml.safe_load(value) if value.strip() else ""
+    except yaml.YAMLError:
+        return key.strip(), value
+
+
+def with_overrides(content: Mapping[str, Any], overrides: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A copy of `content` in which each dotted key has its new value; a mapping replaces a mapping key by key."""
+    result = json.loads(json.dumps(content))
+    for key, value in overrides:
+        at, parts = result, key.split(".")
+        for depth, part in enumerate(parts[:-1]):
+            below = at.setdefault(part, {})
+            if below is None:
+                below = at[part] = {}
+            if not isinstance(below, dict):
+                raise ConfigError(f"{key}: {'.'.join(parts[: depth + 1])} is a value, it has no keys")
+            at = below
+        at[parts[-1]] = value
+    return result
+
+
+def build(settings: type[SettingsT], content: Mapping[str, Any], where: str = "recipe") -> SettingsT:
+    """A validated `settings`, or a ConfigError with one line for each wrong key."""
+    try:
+        return settings.model_validate(content)
+    except ValidationError as error:
+        lines = [_explain(settings, details) for details in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(dict.fromkeys(lines))) from None
+
+
+def load_recipe(
+    settings: type[SettingsT], path: str | Path | None, overrides: Iterable[str] = (), default: str = "{}"
+) -> SettingsT:
+    """The recipe at `path` (or the YAML text `default`), with `--set` overrides, validated."""
+    if path is None:
+        text, where = default, "default recipe"
+    else:
+        where = str(path)
+        if Path(path).is_dir():
+            raise ConfigError(f"--recipe {path}: is a directory, expected a YAML file")
+        try:
+            text = Path(path).read_text()
+        except FileNotFoundError:
+            beside = sorted(p.name for p in Path(path).parent.glob("*.yaml")) if Path(path).parent.is_dir() else []
+            raise ConfigError(f"--recipe {path}: no such file; in that folder there are {beside}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--recipe {path}: cannot be read ({error})") from None
+    parsed = [parse_override(text) for text in overrides]
+    return build(settings, with_overrides(read_yaml(text, where), parsed), where)
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Every setting with its resolved value, as JSON types."""
+    return settings.model_dump(mode="json")
+
+
+def to_yaml(settings: Settings) -> str:
+    """The resolved recipe; reading it back gives an equal one."""
+    return yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True, width=110)
+
+
+def digest(content: Any, length: int = 12) -> str:
+    """Hex digest of settings or of any JSON value: the same for equal content, whatever the order of keys."""
+    if isinstance(content, Settings):
+        content = plain(content)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def differences(before: Any, after: Any, prefix: str = "") -> list[str]:
+    """One line `key: old -> new` for each leaf that differs."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        lines = []
+        for key in [*before, *(k for k in after if k not in before)]:
+            lines += differences(before.get(key), after.get(key), f"{prefix}.{key}" if prefix else str(key))
+        return lines
+    return [] if before == after else [f"{prefix}: {before!r} -> {after!r}"]
+
+
+def _explain(settings: type[Settings], details: Mapping[str, Any]) -> str:
+    location = [str(part) for part in details["loc"]]
+    dotted = ".".join(location) or "recipe"
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        names = sorted(_section_at(settings, location[:-1]).model_fields)
+        close = difflib.get_close_matches(location[-1], names, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return f"{dotted}: no such key{hint}; there are {', '.join(names)}"
+    if kind == "missing":
+        return f"{dotted}: is missing and has no default"
+    message = details["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if kind == "value_error":
+        return f"{dotted}: {message}" if location else message
+    return f"{dotted}: expected {message}, got {details['input']!r}"
+
+
+def _section_at(settings: type[Settings], location: list[str]) -> type[Settings]:
+    """The model that holds the key: follows fields, optional ones, unions and mappings of sections."""
+    current: type[Settings] = settings
+    for part in location:
+        field = current.model_fields.get(part)
+        if field is not None:
+            found = _models_in(field.annotation)
+            current = found[0] if found else current
+    return current
+
+
+def _models_in(annotation: Any) -> list[type[Settings]]:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]

@@ -1,0 +1,1 @@
+"""From embeddings to the Improvement-Set: matching, selection, neighbours, duplicates."""

@@ -1,0 +1,34 @@
+"""The exceptions of raysem. Each is rebuilt from its `args`, so it crosses Ray processes as itself."""
+
+from __future__ import annotations
+
+
+class RaysemError(Exception):
+    """Base of every error that raysem raises on purpose."""
+
+
+class UserError(RaysemError):
+    """A mistake that the user can put right. Jobs print it on one line and exit with status 2."""
+
+
+class ConfigError(UserError):
+    """A recipe or an override that cannot be used; the message starts with the dotted key."""
+
+
+class DataError(UserError):
+    """A table, a corpus or a checkpoint that is not what it should be; the message names the file and the row or key."""
+
+
+class StageError(RaysemError):
+    """A stage could not be finished; what it had written stays and is used by the next attempt."""
+
+
+class ClipError(RaysemError):
+    """One clip cannot be used. `outcome` is one of `raysem.tables.REJECT_OUTCOMES`."""
+
+    def __init__(self, outcome: str, reason: str):
+        super().__init__(outcome, reason)
+        self.outcome, self.reason = outcome, reason
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: {self.reason}"

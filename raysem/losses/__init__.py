@@ -1,0 +1,1 @@
+"""Contrastive and soft-label losses over the global batch."""

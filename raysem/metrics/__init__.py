@@ -1,0 +1,1 @@
+"""Accuracy, retrieval and bootstrap intervals."""

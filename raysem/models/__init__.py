@@ -1,0 +1,1 @@
+"""Audio encoders, projections, CLAP, checkpoints and their importers."""

@@ -1,0 +1,1 @@
+"""AudioSet's classes, the graph over them and its distances."""

@@ -1,0 +1,212 @@
+"""Files on a disk or behind a URI (`s3://...`), through one set of calls.
+
+A file written here is whole or not there at all: on a disk it is written beside its place and renamed, on an object
+store one upload makes it visible at once. A location is a string; a path without a scheme is local.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysem.errors import DataError
+
+Location = str
+
+
+def is_remote(location: Location) -> bool:
+    """True for a location with a scheme other than `file://`."""
+    return "://" in location and not location.startswith("file://")
+
+
+def absolute(location: Location | Path) -> Location:
+    """`location` as a worker in another folder must spell it; URIs lose a trailing slash."""
+    text = str(location)
+    return text.rstrip("/") if is_remote(text) else str(Path(text.removeprefix("file://")).expanduser().absolute())
+
+
+def join(location: Location, *parts: str) -> Location:
+    """The location of `parts` below `location`."""
+    return "/".join([location.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def filesystem(location: Location) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The fsspec filesystem of `location` and the path within it."""
+    try:
+        return fsspec.core.url_to_fs(location)
+    except (ImportError, ValueError) as error:
+        raise DataError(f"{location}: no filesystem for this scheme ({error})") from error
+
+
+def exists(location: Location) -> bool:
+    """Whether a file or a folder is there."""
+    fs, path = filesystem(location)
+    fs.invalidate_cache()
+    return fs.exists(path)
+
+
+def is_folder(location: Location) -> bool:
+    """Whether `location` is a folder (on an object store: whether keys start with it)."""
+    fs, path = filesystem(location)
+    fs.invalidate_cache()
+    return fs.isdir(path)
+
+
+def size_bytes(location: Location) -> int:
+    """Size of one file."""
+    fs, path = filesystem(location)
+    return int(fs.size(path))
+
+
+def list_files(location: Location, suffix: str = "") -> list[Location]:
+    """The files directly in a folder, sorted by name; an absent folder has none."""
+    return [child for child, kind in _children(location) if kind == "file" and child.endswith(suffix)]
+
+
+def list_folders(location: Location) -> list[Location]:
+    """The folders directly in a folder, sorted by name; an absent folder has none."""
+    return [child for child, kind in _children(location) if kind == "directory"]
+
+
+def _children(location: Location) -> list[tuple[Location, str]]:
+    fs, path = filesystem(location)
+    fs.invalidate_cache()
+    try:
+        entries = fs.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    names = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry["type"] for entry in entries}
+    hidden = path.rstrip("/").rsplit("/", 1)[-1] if is_remote(location) else ""
+    return [(join(location, name), kind) for name, kind in sorted(names.items()) if name and name != hidden]
+
+
+def read_bytes(location: Location) -> bytes:
+    """The whole file; FileNotFoundError when it is not there."""
+    fs, path = filesystem(location)
+    return fs.cat_file(path)
+
+
+def read_json(location: Location) -> Any:
+    """The JSON value in a file."""
+    return json.loads(read_bytes(location))
+
+
+@contextmanager
+def open_read(location: Location) -> Iterator[IO[bytes]]:
+    """A seekable file object."""
+    fs, path = filesystem(location)
+    with fs.open(path, "rb") as handle:
+        yield handle
+
+
+@contextmanager
+def whole_file(location: Location) -> Iterator[IO[bytes]]:
+    """A file object to write; the file appears at `location` when the block ends without an error, else never."""
+    if is_remote(location):
+        buffer = io.BytesIO()
+        yield buffer
+        fs, path = filesystem(location)
+        fs.pipe_file(path, buffer.getvalue())
+        return
+    target = Path(absolute(location))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with partial.open("wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(location: Location, content: bytes) -> None:
+    """Write one whole file."""
+    with whole_file(location) as handle:
+        handle.write(content)
+
+
+def write_text(location: Location, content: str) -> None:
+    """Write one whole file as UTF-8."""
+    write_bytes(location, content.encode())
+
+
+def write_json(location: Location, content: Any) -> None:
+    """Write one whole JSON file, indented, keys in the order given."""
+    write_text(location, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_table(location: Location, table: pa.Table, *, row_group_rows: int = 65_536) -> None:
+    """Write one whole Parquet file, the same bytes for the same table."""
+    with whole_file(location) as handle:
+        pq.write_table(table, handle, compression="zstd", row_group_size=row_group_rows)
+
+
+def read_table(location: Location, columns: Sequence[str] | None = None) -> pa.Table:
+    """One Parquet file, or all Parquet files of a folder in the order of their names."""
+    files = [location] if location.endswith(".parquet") else list_files(location, ".parquet")
+    if not files:
+        raise DataError(f"{location}: no Parquet file there")
+    return pa.concat_tables([_read_one(file, columns) for file in files])
+
+
+def _read_one(file: Location, columns: Sequence[str] | None) -> pa.Table:
+    try:
+        with open_read(file) as handle:
+            return pq.read_table(handle, columns=list(columns) if columns is not None else None)
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file") from None
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{file}: not a readable Parquet file ({error})") from error
+
+
+def count_rows(location: Location) -> int:
+    """Rows of one Parquet file, from its footer."""
+    with open_read(location) as handle:
+        return pq.ParquetFile(handle).metadata.num_rows
+
+
+def digest_of(location: Location) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    sha = hashlib.sha256()
+    with open_read(location) as handle:
+        while chunk := handle.read(1 << 20):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+def delete(location: Location) -> None:
+    """Remove a file or a whole folder; nothing happens when it is not there."""
+    if is_remote(location):
+        fs, path = filesystem(location)
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+        return
+    local = Path(absolute(location))
+    if local.is_dir() and not local.is_symlink():
+        shutil.rmtree(local)
+    else:
+        local.unlink(missing_ok=True)
+
+
+def free_bytes(location: Location) -> int | None:
+    """Free space where a local `location` is or will be; None for an object store."""
+    if is_remote(location):
+        return None
+    folder = Path(absolute(location))
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

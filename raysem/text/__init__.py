@@ -1,0 +1,1 @@
+"""Prompts, label texts and text encoders."""

@@ -1,0 +1,1 @@
+"""One loop for every objective, with or without Ray."""
