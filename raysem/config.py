@@ -40,7 +40,7 @@ class _RecipeLoader(yaml.SafeLoader):
 def read_yaml(text: str, where: str) -> dict[str, Any]:
     """The mapping in `text`; ConfigError with file and line otherwise."""
     try:
-        content = yaml.load(text, Loader=_RecipeLoader)  # noqa: S506 - a SafeLoader
+        content = yaml.load(text, Loader=_RecipeLoader)  # a SafeLoader
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except yaml.YAMLError as error:

@@ -16,7 +16,7 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A table, a corpus or a checkpoint that is not what it should be; the message names the file and the row or key."""
+    """A table, corpus or checkpoint that is not what it should be; the message names the file and the row or key."""
 
 
 class StageError(RaysemError):
