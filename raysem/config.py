@@ -90,23 +90,18 @@ def build(settings: type[SettingsT], content: Mapping[str, Any], where: str = "r
         raise ConfigError(f"{where}: " + "; ".join(dict.fromkeys(lines))) from None
 
 
-def load_recipe(
-    settings: type[SettingsT], path: str | Path | None, overrides: Iterable[str] = (), default: str = "{}"
-) -> SettingsT:
-    """The recipe at `path` (or the YAML text `default`), with `--set` overrides, validated."""
-    if path is None:
-        text, where = default, "default recipe"
-    else:
-        where = str(path)
-        if Path(path).is_dir():
-            raise ConfigError(f"--recipe {path}: is a directory, expected a YAML file")
-        try:
-            text = Path(path).read_text()
-        except FileNotFoundError:
-            beside = sorted(p.name for p in Path(path).parent.glob("*.yaml")) if Path(path).parent.is_dir() else []
-            raise ConfigError(f"--recipe {path}: no such file; in that folder there are {beside}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--recipe {path}: cannot be read ({error})") from None
+def load_recipe(settings: type[SettingsT], path: str | Path, overrides: Iterable[str] = ()) -> SettingsT:
+    """The recipe at `path`, with `--set` overrides, validated."""
+    where = str(path)
+    if Path(path).is_dir():
+        raise ConfigError(f"--recipe {path}: is a directory, expected a YAML file")
+    try:
+        text = Path(path).read_text()
+    except FileNotFoundError:
+        beside = sorted(p.name for p in Path(path).parent.glob("*.yaml")) if Path(path).parent.is_dir() else []
+        raise ConfigError(f"--recipe {path}: no such file; in that folder there are {beside}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--recipe {path}: cannot be read ({error})") from None
     parsed = [parse_override(text) for text in overrides]
     return build(settings, with_overrides(read_yaml(text, where), parsed), where)
 

@@ -42,6 +42,16 @@ def join(location: Location, *parts: str) -> Location:
     return "/".join([location.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
+def name_of(location: Location) -> str:
+    """The last part of a location, without its suffix."""
+    return location.rstrip("/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+
+
+def parent_of(location: Location) -> Location:
+    """The folder that holds `location`."""
+    return location.rstrip("/").rsplit("/", 1)[0]
+
+
 def filesystem(location: Location) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec filesystem of `location` and the path within it."""
     try:
@@ -171,6 +181,22 @@ def _read_one(file: Location, columns: Sequence[str] | None) -> pa.Table:
         raise DataError(f"{file}: no such file") from None
     except pa.ArrowInvalid as error:
         raise DataError(f"{file}: not a readable Parquet file ({error})") from error
+
+
+def read_rows(location: Location, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """Rows [start, stop) of one Parquet file; only the row groups that hold them are read."""
+    with open_read(location) as handle:
+        file = pq.ParquetFile(handle)
+        first, groups, offset = 0, [], 0
+        for index in range(file.num_row_groups):
+            rows = file.metadata.row_group(index).num_rows
+            if first < stop and first + rows > start:
+                if not groups:
+                    offset = first
+                groups.append(index)
+            first += rows
+        table = file.read_row_groups(groups, columns=list(columns) if columns is not None else None)
+    return table.slice(start - offset, stop - start)
 
 
 def count_rows(location: Location) -> int:

@@ -1,0 +1,398 @@
+"""Curation on a Ray cluster: embed clips and captions, shard by shard, each shard written once with a done-record.
+
+A shard is cut into units of a few clips. A unit is decoded by a task, embedded by an actor as one batch, and gathered
+by one collector that writes the shard when its last unit has come. A unit's clips are fixed by the shard, so an
+embedding depends neither on the workers nor on where an earlier attempt was killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from pydantic import Field, PositiveInt
+
+from raysem import storage
+from raysem.audio.crops import even_crops
+from raysem.audio.load import AudioSettings, load_clip
+from raysem.config import Settings
+from raysem.errors import ClipError, StageError
+from raysem.ledger import DoneRecord, Ledger, total
+from raysem.logs import Progress
+from raysem.models.teacher import TeacherSource, load_teacher
+from raysem.tables import KEPT, REJECTS, embeddings_schema
+
+log = logging.getLogger(__name__)
+
+ROUNDS = 3  # a lost collector leaves shards unfinished; they are made again this often
+CHECK_FAILURES_FROM_ROWS = 200
+
+
+class EmbedSettings(Settings):
+    """How clips are cut for the teacher, and what share of them may be unusable."""
+
+    clips_per_unit: PositiveInt = 32
+    """Clips decoded by one task and embedded as one batch; bounded by the memory of the device."""
+    num_crops: PositiveInt = 1
+    """Evenly placed crops of a clip longer than one crop; their embeddings are averaged. One crop is the centre."""
+    max_failed_share: float = Field(0.5, ge=0, le=1)
+    """The job stops when a larger share of the clips than this cannot be used."""
+
+
+class WorkerSettings(Settings):
+    """What the embedding pipeline asks the cluster for."""
+
+    embed_workers: PositiveInt | None = None
+    """Actors that hold the model; null: one for each GPU of the cluster, one where there is no GPU."""
+    gpus_per_worker: float | None = Field(None, ge=0)
+    """GPUs of one actor; null: 1 where the cluster has GPUs, else 0."""
+    cpus_per_decode_task: float = Field(0.5, gt=0)
+    """CPUs of one decoding task; below 1 two tasks share a core, which keeps a small machine from waiting on itself."""
+    max_decode_tasks: PositiveInt | None = None
+    """Decoding tasks at once; null: as many as the cluster's CPUs allow."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """`WorkerSettings` with every choice made for one cluster."""
+
+    count: int
+    num_gpus: float
+    num_cpus: float
+    threads: int
+    decode_cpus: float
+    max_decode_tasks: int | None
+
+
+def plan_workers(settings: WorkerSettings, resources: Mapping[str, float]) -> Workers:
+    """Fit the pipeline to `ray.cluster_resources()`, leaving CPUs for reading and decoding."""
+    gpus, cpus = resources.get("GPU", 0.0), max(resources.get("CPU", 1.0), 1.0)
+    num_gpus = settings.gpus_per_worker if settings.gpus_per_worker is not None else (1.0 if gpus >= 1 else 0.0)
+    count = settings.embed_workers or (max(int(gpus / num_gpus), 1) if num_gpus else 1)
+    # Actors on all CPUs would leave none for decoding and wait for ever (ray#44687): together they take half at most.
+    num_cpus = 0.0 if num_gpus else min(1.0, cpus / 2 / count)
+    threads = max(int(cpus // 2 // count), 1) if not num_gpus else 2
+    return Workers(count, num_gpus, num_cpus, threads, settings.cpus_per_decode_task, settings.max_decode_tasks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedJob:
+    """What `embed_clips` and `embed_captions` need to know.
+
+    `audio.sample_rate` and `crop_samples` are those of the model; `metadata` goes into the schema of every file.
+    """
+
+    model: TeacherSource
+    output: storage.Location
+    workers: WorkerSettings
+    audio: AudioSettings
+    crop_samples: int
+    embed: EmbedSettings
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def embed_clips(shards: Sequence[storage.Location], job: EmbedJob) -> dict[str, Any]:
+    """Embed every clip of `shards` (CLIPS tables); returns the counts over all attempts.
+
+    Writes below `job.output`: `shards/` (embeddings), `rejects/` (REJECTS), `done/`.
+
+    Raises:
+        StageError: more than `max_failed_share` of the clips cannot be used, or shards stay unfinished.
+    """
+    decode = partial(_decode_unit, audio=job.audio, crop_samples=job.crop_samples, num_crops=job.embed.num_crops)
+    return _embed(shards, job, "clip_id", job.embed.clips_per_unit, decode)
+
+
+def embed_captions(
+    shards: Sequence[storage.Location], job: EmbedJob, *, captions_per_unit: int = 256
+) -> dict[str, Any]:
+    """Embed every caption of `shards` (CAPTIONS tables); returns the counts over all attempts."""
+    return _embed(shards, job, "caption_id", captions_per_unit, None)
+
+
+def _embed(
+    shards: Sequence[storage.Location],
+    job: EmbedJob,
+    id_name: Literal["clip_id", "caption_id"],
+    rows_per_unit: int,
+    decode: Callable[[pa.Table], pa.Table] | None,
+) -> dict[str, Any]:
+    ledger = Ledger(job.output)
+    by_name = {storage.name_of(shard): shard for shard in shards}
+    for round_number in range(ROUNDS):
+        pending = ledger.pending(by_name)
+        if not pending:
+            break
+        finished = len(by_name) - len(pending)
+        if finished and round_number == 0:
+            log.info("%d of %d shards were finished by an earlier attempt", finished, len(by_name))
+        if round_number:
+            log.warning("%d shards came back unfinished, made again (round %d)", len(pending), round_number + 1)
+        units, rows = _units({name: by_name[name] for name in pending}, rows_per_unit)
+        counts = Counter[str]()
+        for record in ledger.records().values():
+            counts.update(record.outcomes)
+        _check_failures(counts, ledger, job.embed.max_failed_share, final=False)
+        progress = Progress(
+            f"embed {storage.name_of(storage.parent_of(job.output))}", rows, id_name[:-3] + "s", logger=log
+        )
+        for shard in _run_pipeline(units, job, id_name, decode):
+            progress.advance(shard["rows"])
+            counts.update(shard["outcomes"])
+            _check_failures(counts, ledger, job.embed.max_failed_share, final=False)
+    missing = ledger.pending(by_name)
+    if missing:
+        raise StageError(
+            f"{job.output}: {len(missing)} shards stay unfinished after {ROUNDS} rounds, {missing[0]} first"
+        )
+    records = ledger.records()
+    summary = total(records[name] for name in by_name)
+    _check_failures(Counter(summary["outcomes"]), ledger, job.embed.max_failed_share, final=True)
+    return summary
+
+
+def _units(shards: Mapping[str, storage.Location], rows_per_unit: int) -> tuple[list[dict[str, Any]], int]:
+    """The work of `shards` as one small dictionary a unit, and the number of rows."""
+    units, total_rows = [], 0
+    for name, location in shards.items():
+        rows = storage.count_rows(location)
+        total_rows += rows
+        starts = range(0, rows, rows_per_unit)
+        for start in starts:
+            stop = min(start + rows_per_unit, rows)
+            units.append(
+                {"shard": name, "location": location, "start": start, "stop": stop, "units": len(starts), "rows": rows}
+            )
+    return units, total_rows
+
+
+def _run_pipeline(
+    units: list[dict[str, Any]],
+    job: EmbedJob,
+    id_name: Literal["clip_id", "caption_id"],
+    decode: Callable[[pa.Table], pa.Table] | None,
+) -> Iterator[dict[str, Any]]:
+    """Yield one row for each shard as it is finished."""
+    if not units:
+        return
+    workers = plan_workers(job.workers, ray.cluster_resources())
+    dataset = ray.data.from_items(units, override_num_blocks=min(len(units), 20_000))
+    if decode is not None:
+        dataset = dataset.map_batches(
+            decode,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=workers.decode_cpus,
+            compute=ray.data.TaskPoolStrategy(size=workers.max_decode_tasks) if workers.max_decode_tasks else None,
+        )
+    dataset = dataset.map_batches(
+        _Embedder,
+        fn_constructor_kwargs={"source": job.model, "texts": decode is None, "threads": workers.threads},
+        batch_size=1,
+        batch_format="pyarrow",
+        num_gpus=workers.num_gpus or None,
+        num_cpus=workers.num_cpus,
+        compute=ray.data.ActorPoolStrategy(size=min(workers.count, len(units))),
+    ).map_batches(
+        _Collector,
+        fn_constructor_kwargs={"output": job.output, "id_name": id_name, "metadata": dict(job.metadata)},
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=0.1,
+        compute=ray.data.ActorPoolStrategy(size=1),
+    )
+    for row in dataset.iter_rows(prefetch_batches=0):
+        names, counts = row["outcome_names"], row["outcome_counts"]
+        yield {"shard": row["shard"], "rows": row["rows"], "outcomes": dict(zip(names, counts, strict=True))}
+
+
+def _decode_unit(unit: pa.Table, *, audio: AudioSettings, crop_samples: int, num_crops: int) -> pa.Table:
+    """One row a unit in, one row out: the usable clips' crops as one block of float32, the others with a reason."""
+    torch.set_num_threads(1)  # resampling: one decoding task is one thread
+    about = unit.to_pylist()[0]
+    began = time.monotonic()
+    columns = ["clip_id", "audio", "start_seconds", "duration_seconds"]
+    rows = storage.read_rows(about["location"], about["start"], about["stop"], columns)
+    kept: list[str] = []
+    crops: list[np.ndarray] = []
+    rejects: list[tuple[str, str, str]] = []
+    seconds = 0.0
+    for row in rows.to_pylist():
+        source = row["audio"] or {}
+        try:
+            samples_T = load_clip(
+                source.get("bytes"),
+                source.get("path"),
+                start_seconds=row["start_seconds"],
+                duration_seconds=row["duration_seconds"],
+                settings=audio,
+            )
+        except ClipError as error:
+            rejects.append((row["clip_id"], error.outcome, error.reason))
+            continue
+        seconds += len(samples_T) / audio.sample_rate
+        kept.append(row["clip_id"])
+        crops.append(even_crops(samples_T, crop_samples, num_crops))
+    waveforms = (
+        np.concatenate(crops).astype(np.float32, copy=False) if crops else np.zeros((0, crop_samples), np.float32)
+    )
+    out = {
+        **about,
+        "ids": kept,
+        "crops_per_clip": [len(crop) for crop in crops],
+        "waveforms": waveforms.tobytes(),
+        "reject_ids": [reject[0] for reject in rejects],
+        "reject_outcomes": [reject[1] for reject in rejects],
+        "reject_reasons": [reject[2] for reject in rejects],
+        "audio_seconds": seconds,
+        "seconds": time.monotonic() - began,
+    }
+    return pa.Table.from_pylist([out], schema=_DECODED)
+
+
+_UNIT = [
+    ("shard", pa.string()),
+    ("location", pa.string()),
+    ("start", pa.int64()),
+    ("stop", pa.int64()),
+    ("units", pa.int64()),
+    ("rows", pa.int64()),
+]
+_REJECTED = [
+    ("reject_ids", pa.list_(pa.string())),
+    ("reject_outcomes", pa.list_(pa.string())),
+    ("reject_reasons", pa.list_(pa.string())),
+    ("audio_seconds", pa.float64()),
+    ("seconds", pa.float64()),
+]
+_DECODED = pa.schema(
+    [
+        *_UNIT,
+        ("ids", pa.list_(pa.string())),
+        ("crops_per_clip", pa.list_(pa.int32())),
+        ("waveforms", pa.large_binary()),
+        *_REJECTED,
+    ]
+)
+_EMBEDDED = pa.schema([*_UNIT, ("ids", pa.list_(pa.string())), ("embeddings", pa.large_binary()), *_REJECTED])
+_FINISHED = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("rows", pa.int64()),
+        ("outcome_names", pa.list_(pa.string())),
+        ("outcome_counts", pa.list_(pa.int64())),
+    ]
+)
+
+
+class _Embedder:
+    """Actor with the model on its device: a unit's waveforms, or its texts, become embeddings."""
+
+    def __init__(self, source: TeacherSource, texts: bool, threads: int):
+        torch.set_num_threads(threads)
+        self._model = load_teacher(source, "cuda" if torch.cuda.is_available() else "cpu")
+        self._texts = texts
+
+    def __call__(self, unit: pa.Table) -> pa.Table:
+        began = time.monotonic()
+        row = unit.to_pylist()[0]
+        if self._texts:
+            captions = storage.read_rows(row["location"], row["start"], row["stop"], ["caption_id", "text"])
+            row |= {"ids": captions["caption_id"].to_pylist(), "audio_seconds": 0.0, "seconds": 0.0}
+            row |= {"reject_ids": [], "reject_outcomes": [], "reject_reasons": []}
+            embedding_BD = self._model.embed_texts(captions["text"].to_pylist())
+        else:
+            embedding_BD = self._embed_waveforms(row)
+        row["embeddings"] = np.ascontiguousarray(embedding_BD, np.float32).tobytes()
+        row["seconds"] += time.monotonic() - began
+        return pa.Table.from_pylist([{name: row.get(name) for name in _EMBEDDED.names}], schema=_EMBEDDED)
+
+    def _embed_waveforms(self, row: dict[str, Any]) -> np.ndarray:
+        """The mean over a clip's crops of their unit embeddings, made a unit vector again."""
+        if not row["ids"]:
+            return np.zeros((0, self._model.embedding_width), np.float32)
+        waveforms_NT = np.frombuffer(row["waveforms"], np.float32).reshape(sum(row["crops_per_clip"]), -1)
+        crop_ND = self._model.embed_waveforms(waveforms_NT)
+        starts = np.concatenate([[0], np.cumsum(row["crops_per_clip"])[:-1]])
+        mean_BD = np.add.reduceat(crop_ND, starts, axis=0) / np.asarray(row["crops_per_clip"], np.float32)[:, None]
+        return mean_BD / np.linalg.norm(mean_BD, axis=1, keepdims=True)
+
+
+class _Collector:
+    """The one actor that writes: it holds the units of the shards at work, and ends a shard with its done-record."""
+
+    def __init__(self, output: storage.Location, id_name: Literal["clip_id", "caption_id"], metadata: dict[str, str]):
+        self._ledger, self._id_name, self._metadata = Ledger(output), id_name, metadata
+        self._units: dict[str, dict[int, dict[str, Any]]] = {}
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        finished = []
+        for unit in batch.to_pylist():
+            shard = self._units.setdefault(unit["shard"], {})
+            shard[unit["start"]] = unit  # a unit that comes twice (a retried task) takes its own place
+            if len(shard) == unit["units"]:
+                finished.append(self._write(unit["shard"], [shard[start] for start in sorted(shard)]))
+                del self._units[unit["shard"]]
+        return pa.Table.from_pylist(finished, schema=_FINISHED)
+
+    def _write(self, shard: str, units: list[dict[str, Any]]) -> dict[str, Any]:
+        ids = [clip_id for unit in units for clip_id in unit["ids"]]
+        blocks = [np.frombuffer(unit["embeddings"], np.float32) for unit in units]
+        flat = np.concatenate(blocks)
+        width = len(flat) // len(ids) if ids else 1
+        schema = embeddings_schema(self._id_name, width, self._metadata)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
+        rejects = [
+            {"clip_id": clip_id, "stage": "embed", "outcome": outcome, "reason": reason}
+            for unit in units
+            for clip_id, outcome, reason in zip(
+                unit["reject_ids"], unit["reject_outcomes"], unit["reject_reasons"], strict=True
+            )
+        ]
+        outcomes = Counter({KEPT: len(ids)}) if ids else Counter()
+        outcomes.update(reject["outcome"] for reject in rejects)
+        rows = units[0]["rows"]
+        if sum(outcomes.values()) != rows:
+            raise StageError(f"{shard}: {rows} rows went in, {sum(outcomes.values())} came out")
+        record = DoneRecord(
+            shard,
+            rows,
+            outcomes,
+            seconds=round(sum(unit["seconds"] for unit in units), 3),
+            audio_seconds=round(sum(unit["audio_seconds"] for unit in units), 3),
+        )
+        tables = {"shards": pa.table([pa.array(ids, pa.string()), vectors], schema=schema)}
+        if self._id_name == "clip_id":
+            tables["rejects"] = pa.Table.from_pylist(rejects, schema=REJECTS)
+        self._ledger.finish(record, tables)
+        return {
+            "shard": shard,
+            "rows": rows,
+            "outcome_names": list(outcomes),
+            "outcome_counts": list(outcomes.values()),
+        }
+
+
+def _check_failures(outcomes: Counter[str], ledger: Ledger, max_failed_share: float, *, final: bool) -> None:
+    rows = sum(outcomes.values())
+    failed = rows - outcomes[KEPT]
+    if not failed or failed <= max_failed_share * rows or (rows < CHECK_FAILURES_FROM_ROWS and not final):
+        return
+    reasons = ", ".join(f"{count} {name}" for name, count in outcomes.most_common() if name != KEPT)
+    examples = []
+    for location in ledger.files("rejects")[:4]:
+        examples += storage.read_table(location).slice(0, 2).to_pylist()
+    shown = "; ".join(f"{example['clip_id']}: {example['reason']}" for example in examples[:5])
+    raise StageError(
+        f"{failed} of {rows} clips cannot be used ({reasons}), more than max_failed_share {max_failed_share:g}: {shown}"
+    )

@@ -1,0 +1,111 @@
+"""What has been done, as files: one done-record a shard, so that a killed attempt's work is used by the next.
+
+A stage's folder holds `shards/<name>.parquet` and `done/<name>.json`. The record is written after the file it speaks
+of, carries that file's digest, and is the only proof that the shard is finished. Two attempts that make the same shard
+write the same files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from raysem import storage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DoneRecord:
+    """One finished shard. `outcomes` counts every row of the input shard once."""
+
+    shard: str
+    rows: int
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    audio_seconds: float = 0.0
+    attempt: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)  # file name -> SHA-256 of its bytes
+
+
+class Ledger:
+    """The done-records of one stage's folder."""
+
+    def __init__(self, folder: storage.Location):
+        self.folder = folder
+
+    def file_of(self, shard: str, kind: str = "shards") -> storage.Location:
+        """Where the output of `shard` lies; `kind` is the sub-folder (`shards`, `rejects`, ...)."""
+        return storage.join(self.folder, kind, f"{shard}.parquet")
+
+    def files(self, kind: str = "shards") -> list[storage.Location]:
+        """Every output file of a kind, in the order of the shards' names."""
+        return storage.list_files(storage.join(self.folder, kind), ".parquet")
+
+    def finish(self, record: DoneRecord, tables: Mapping[str, pa.Table]) -> DoneRecord:
+        """Write the shard's tables (by kind), then its record with their digests."""
+        digests = {}
+        for kind, table in tables.items():
+            location = self.file_of(record.shard, kind)
+            storage.write_table(location, table)
+            digests[kind] = storage.digest_of(location)
+        written = DoneRecord(**{**asdict(record), "digests": digests})
+        storage.write_json(storage.join(self.folder, "done", f"{record.shard}.json"), asdict(written))
+        return written
+
+    def records(self, *, verify: bool = False) -> dict[str, DoneRecord]:
+        """Finished shards by name. With `verify`, a record whose file is gone or altered does not count."""
+        locations = storage.list_files(storage.join(self.folder, "done"), ".json")
+        with ThreadPoolExecutor(16) as pool:
+            found = [record for record in pool.map(self._read, locations) if record is not None]
+            sound = pool.map(self._is_sound, found) if verify else [True] * len(found)
+            return {record.shard: record for record, good in zip(found, sound, strict=True) if good}
+
+    def pending(self, shards: Iterable[str]) -> list[str]:
+        """The shards that still have to be made, in the order given."""
+        done = self.records(verify=True)
+        return [shard for shard in shards if shard not in done]
+
+    def _read(self, location: storage.Location) -> DoneRecord | None:
+        try:
+            return DoneRecord(**storage.read_json(location))
+        except (ValueError, TypeError) as error:
+            log.warning("%s: not a done-record (%s); its shard is made again", location, error)
+            return None
+
+    def _is_sound(self, record: DoneRecord) -> bool:
+        for kind, expected in record.digests.items():
+            location = self.file_of(record.shard, kind)
+            try:
+                found = storage.digest_of(location)
+            except FileNotFoundError:
+                found = "nothing"
+            if found != expected:
+                log.warning("%s: digest %s, its record says %s; the shard is made again", location, found, expected)
+                return False
+        return True
+
+
+def total(records: Iterable[DoneRecord]) -> dict[str, Any]:
+    """Sums over all attempts: shards, rows, outcomes, seconds of work and of audio."""
+    outcomes: Counter[str] = Counter()
+    count, rows, seconds, audio_seconds = 0, 0, 0.0, 0.0
+    for record in records:
+        count += 1
+        rows += record.rows
+        seconds += record.seconds
+        audio_seconds += record.audio_seconds
+        outcomes.update(record.outcomes)
+    return {
+        "shards": count,
+        "rows": rows,
+        "outcomes": dict(sorted(outcomes.items())),
+        "work_seconds": round(seconds, 3),
+        "audio_seconds": round(audio_seconds, 3),
+    }

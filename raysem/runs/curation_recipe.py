@@ -1,0 +1,186 @@
+"""The recipe of `curate_and_train`: one typed, frozen tree, and the variants that change parts of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+
+from raysem import config
+from raysem.audio.load import AudioSettings
+from raysem.config import Settings
+from raysem.corpora.synthetic import SyntheticSettings
+from raysem.curation.ray_stages import EmbedSettings, WorkerSettings
+from raysem.curation.selection import SelectionSettings
+from raysem.errors import ConfigError
+from raysem.evaluation.zero_shot import ZeroShotSettings
+from raysem.models.clap import ClapSettings
+from raysem.runs.roles import CorpusSource
+from raysem.training.loop import TrainingSettings
+from raysem.training.objective import ObjectiveSettings
+
+
+class CorporaSettings(Settings):
+    """Which corpora play which part. A part may be joined from several sources."""
+
+    teacher: tuple[CorpusSource, ...] = ()
+    """Captioned clips: what a teacher is trained on, what DS selects from, what replay draws from."""
+    held_out: tuple[CorpusSource, ...] = ()
+    """Captioned clips on which checkpoints are chosen; never a test set."""
+    wild: tuple[CorpusSource, ...] = Field(min_length=1)
+    """The pool without captions. Labels, where a corpus has them, are put aside and only used to measure precision."""
+    captions: tuple[CorpusSource, ...] = ()
+    """Captions without audio that join the pool of captions."""
+    use_teacher_captions: bool = True
+    """Whether the teacher's captions are in the pool of captions."""
+    evaluation: dict[str, CorpusSource] = Field(default_factory=dict)
+    """Test sets by name: labelled clips (zero-shot accuracy), captioned clips (retrieval), or both."""
+    synthetic: SyntheticSettings | None = None
+    """The corpus made by arithmetic; sources with `corpus: synthetic` take their parts from it."""
+    rows_per_shard: PositiveInt = 2000
+    """Clips of one input shard: the unit of skipping and resuming."""
+
+
+class TeacherSettings(Settings):
+    """Where the teacher comes from: trained here, or loaded."""
+
+    kind: Literal["train", "raysem", "clap2022", "hf_clap"] = "train"
+    location: str = ""
+    """Checkpoint or model name, for every kind but `train`."""
+    text_encoder: str = ""
+    """Name or path of the text encoder that a CLAP-2022 checkpoint was trained with (configuration and tokenizer)."""
+    model: ClapSettings = ClapSettings()
+    audio_encoder_checkpoint: str = ""
+    """PANNs Cnn14 checkpoint to start the audio encoder from."""
+    subset_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the teacher's clips that it is trained on; the paper's small teacher uses 0.1."""
+    training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> TeacherSettings:
+        if self.kind != "train" and not self.location:
+            raise ValueError(f"teacher.location: is needed with teacher.kind {self.kind}")
+        return self
+
+
+class CurationSettings(SelectionSettings):
+    """Embedding, matching and the rule by which pairs are kept (`SelectionSettings`)."""
+
+    embed: EmbedSettings = EmbedSettings()
+    match_floor: float | None = Field(None, ge=-1, le=1)
+    """Pairs below it are never stored; null: 0.1 below the lowest threshold of the recipe and its variants."""
+    neighbours: PositiveInt = 10
+    """k of the nearest-neighbour tables (search, hubness, mutual neighbours, margins)."""
+    domain: tuple[str, ...] = ()
+    """Evaluation sets whose labels are the domain of DS and ADS; empty: all that have labels."""
+    exclude_overlap_similarity: float | None = Field(None, gt=0, le=1)
+    """Pool clips whose teacher embedding has at least this cosine with an evaluation clip are left out; null: off."""
+    duplicate_similarity: float | None = Field(None, gt=0, le=1)
+    """Of pool clips nearer to each other than this cosine only the first by clip_id stays; null: off."""
+    materialize_audio: bool = False
+    """Copy the kept clips' audio bytes into the Improvement-Set."""
+
+
+class StudentSettings(Settings):
+    """The student: warm-started from the teacher."""
+
+    train_on: Literal["improvement_set", "teacher_pairs"] = "improvement_set"
+    """`teacher_pairs` is the control: as many more steps on what the teacher knows."""
+    replay_from: Literal["auto", "teacher", "ds", "none"] = "auto"
+    """auto: DU replays the teacher's pairs, ADS the pairs that DS keeps of them, DS and the control none."""
+    objective: ObjectiveSettings = ObjectiveSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+class EvaluationSettings(Settings):
+    """The pinned protocol of the final numbers."""
+
+    zero_shot: ZeroShotSettings = ZeroShotSettings()
+    num_crops: PositiveInt = 1
+    bootstrap_samples: PositiveInt = 2000
+    baseline: str = "teacher"
+    """Every student is compared with this model, and with the variant named `control` where there is one."""
+
+
+class ClusterSettings(Settings):
+    """What the job asks of Ray."""
+
+    address: str | None = None
+    """Address of a running cluster; null: RAY_ADDRESS, else a local Ray."""
+    local_cpus: PositiveInt | None = None
+    """CPUs of a local Ray; null: the cores of this machine."""
+    object_store_mib: PositiveInt | None = 512
+    """Object store of a local Ray."""
+    embedding: WorkerSettings = WorkerSettings()
+    training_workers: PositiveInt = 1
+    training_cpus_per_worker: float = Field(1.0, gt=0)
+    training_gpus_per_worker: NonNegativeFloat | None = None
+    """null: 1 where the cluster has GPUs, else 0."""
+
+
+class ReportSettings(Settings):
+    """What the report shows."""
+
+    title: str = "Curation run"
+    players_per_class: PositiveInt = 3
+    """Pairs to listen to for each class and kind (best, borderline, rejected)."""
+    listening_classes: PositiveInt = 8
+
+
+Overrides = dict[str, Any]
+
+
+class CurateAndTrainRecipe(Settings):
+    """From clips and captions to a better audio-text model and a report about it."""
+
+    seed: int = Field(0, ge=0)
+    corpora: CorporaSettings
+    audio: AudioSettings = AudioSettings()
+    """Limits and checks; the sample rate is the model's own."""
+    teacher: TeacherSettings = TeacherSettings()
+    curation: CurationSettings = CurationSettings()
+    student: StudentSettings = StudentSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    report: ReportSettings = ReportSettings()
+    variants: dict[str, Overrides] = Field(default_factory=dict)
+    """Students by name, each a set of dotted `curation.*` and `student.*` keys over this recipe; empty: one `student`.
+
+    All share the teacher, the embeddings and the scored pairs.
+    """
+
+    @field_validator("variants")
+    @classmethod
+    def _touches_only_what_comes_after_matching(cls, variants: dict[str, Overrides]) -> dict[str, Overrides]:
+        for name, overrides in variants.items():
+            if not name or not all(character.isalnum() or character in "-_+." for character in name):
+                raise ValueError(f"{name!r}: a name of letters, digits and -_+. only")
+            if name == "teacher":
+                raise ValueError("teacher: the name is taken by the teacher itself")
+            for key in overrides or {}:
+                if not key.startswith(("curation.", "student.")) or key.startswith(_SHARED):
+                    raise ValueError(f"{name}: {key} is shared by all variants; a variant sets curation.* or student.*")
+        return variants
+
+    def students(self) -> dict[str, CurateAndTrainRecipe]:
+        """The recipe of each student, with its variant's overrides applied and no variants of its own."""
+        base = config.plain(self) | {"variants": {}}
+        if not self.variants:
+            return {"student": config.build(type(self), base)}
+        built = {}
+        for name, overrides in self.variants.items():
+            changed = config.with_overrides(base, (overrides or {}).items())
+            try:
+                built[name] = config.build(type(self), changed, f"variants.{name}")
+            except ConfigError as error:
+                raise ConfigError(str(error)) from None
+        return built
+
+    def lowest_threshold(self) -> float:
+        """The lowest cosine that a stored pair needs."""
+        if self.curation.match_floor is not None:
+            return self.curation.match_floor
+        return round(min(student.curation.similarity_threshold for student in self.students().values()) - 0.1, 6)
+
+
+_SHARED = ("curation.embed", "curation.match_floor", "curation.neighbours")

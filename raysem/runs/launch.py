@@ -1,0 +1,143 @@
+"""What every job script does around its stages: options, recipe, dry run, preflight, Ray, exit status."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import raysem
+from raysem import config, logs, storage
+from raysem.errors import RaysemError, UserError
+from raysem.stages import Stage, StageResult, done_record, run_lock, run_stages, stages_until, write_plan
+
+log = logging.getLogger(__name__)
+
+RECIPES = Path(raysem.__file__).parent.parent / "jobs" / "recipes"
+
+RecipeT = TypeVar("RecipeT", bound=config.Settings)
+
+
+@dataclass(frozen=True)
+class Job(Generic[RecipeT]):
+    """A job by its parts. `stages` and `preflight` start no work; `connect` starts or joins Ray."""
+
+    name: str
+    about: str
+    recipe_type: type[RecipeT]
+    default_recipe: str
+    default_output: str
+    stages: Callable[[RecipeT, storage.Location], list[Stage]]
+    preflight: Callable[[RecipeT, storage.Location, Sequence[Stage]], list[str]]
+    connect: Callable[[RecipeT], None]
+
+
+def parser_of(job: Job) -> argparse.ArgumentParser:
+    """The options that every job takes."""
+    parser = argparse.ArgumentParser(prog=f"jobs/{job.name}.py", description=job.about)
+    parser.add_argument("--recipe", metavar="FILE", help=f"recipe in YAML (default: jobs/recipes/{job.default_recipe})")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help="change one dotted key"
+    )
+    parser.add_argument("--output", metavar="DIR", help=f"local or s3:// (default: {job.default_output})")
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    parser.add_argument("--fresh", action="store_true", help="run every stage again")
+    parser.add_argument("--dry-run", action="store_true", help="print the recipe and the stages, run nothing")
+    return parser
+
+
+def main(job: Job, arguments: Sequence[str] | None = None) -> int:
+    """Run a job from the command line; the exit status: 0 finished, 1 a stage failed, 2 a user's mistake, 130 Ctrl-C."""
+    options = parser_of(job).parse_args(arguments)
+    logs.set_up()
+    try:
+        return _run(job, options)
+    except UserError as error:
+        print(f"{job.name}: {error}", file=sys.stderr)
+        return 2
+    except RaysemError as error:
+        print(f"{job.name}: stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{job.name}: interrupted; the same command goes on from what is finished", file=sys.stderr)
+        return 130
+
+
+def load(job: Job[RecipeT], recipe: str | None, overrides: Sequence[str]) -> RecipeT:
+    """The job's recipe from a file, or its default, with overrides."""
+    return config.load_recipe(job.recipe_type, recipe or RECIPES / job.default_recipe, overrides)
+
+
+def _run(job: Job, options: argparse.Namespace) -> int:
+    recipe = load(job, options.recipe, options.overrides)
+    output = storage.absolute(options.output or job.default_output)
+    stages = job.stages(recipe, output)
+    chosen = stages_until(stages, options.until)
+    for warning in job.preflight(recipe, output, chosen):
+        log.warning("%s", warning)
+    if options.dry_run:
+        print(_dry_run(recipe, chosen, output, fresh=options.fresh))
+        return 0
+    began = time.monotonic()
+    with run_lock(output):
+        for change in write_plan(stages, output, config.plain(recipe)):
+            log.info("recipe changed since the last run here: %s", change)
+        storage.write_text(storage.join(output, "recipe.yaml"), config.to_yaml(recipe))
+        if options.fresh or any(done_record(stage, output) is None for stage in chosen):
+            job.connect(recipe)
+        results = run_stages(stages, output, until=options.until, fresh=options.fresh)
+    print(_closing(results, output, time.monotonic() - began))
+    return 0
+
+
+def _dry_run(recipe: config.Settings, stages: Sequence[Stage], output: storage.Location, *, fresh: bool) -> str:
+    lines = [config.to_yaml(recipe).rstrip(), "", f"# digest {config.digest(recipe)}, output {output}", "# stages:"]
+    for stage in stages:
+        finished = done_record(stage, output) is not None and not fresh
+        lines.append(f"#   {'skip' if finished else 'run '} {stage.name} {stage.digest}")
+    return "\n".join(lines)
+
+
+def _closing(results: dict[str, StageResult], output: storage.Location, seconds: float) -> str:
+    skipped = [name for name, result in results.items() if result.skipped]
+    ran = [name for name, result in results.items() if not result.skipped]
+    lines = [f"{len(ran)} stages run, {len(skipped)} skipped (finished before), {logs.duration(seconds)}"]
+    if skipped:
+        lines.append(f"skipped: {', '.join(skipped)}")
+    headline = next((result.summary.get("headline") for result in reversed(list(results.values()))), None)
+    lines += headline or []
+    if "report" in results:
+        lines.append(f"report: {storage.join(output, 'report', 'index.html')}")
+    return "\n".join(lines)
+
+
+def connect_ray(address: str | None, *, object_store_mib: int | None, local_cpus: int | None) -> None:
+    """Join the cluster at `address` (or of RAY_ADDRESS), else start a local Ray; one already joined is left as it is.
+
+    Raises:
+        UserError: there is no cluster at the address, or it wants a token.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet = {"log_to_driver": True, "logging_level": "warning", "configure_logging": True}
+    target = address or os.environ.get("RAY_ADDRESS")
+    if target:
+        try:
+            ray.init(address=target, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"cluster.address {target}: {str(error).strip().splitlines()[0]} "
+                "(is it running, and is RAY_AUTH_TOKEN or ~/.ray/auth_token that cluster's token?)"
+            ) from error
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    memory = object_store_mib * 2**20 if object_store_mib else None
+    ray.init(num_cpus=local_cpus, object_store_memory=memory, include_dashboard=False, **quiet)

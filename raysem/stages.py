@@ -1,0 +1,263 @@
+"""Stages: named pieces of a run, each with a digest over its inputs and settings, run once and then skipped.
+
+A stage writes below `<output>/<name>/<digest>/` and is finished when `_done.json` is there. The digest covers the
+stage's settings, its revision and the digests of the stages it reads, so a changed recipe gives the stages it touches
+new folders and leaves the others as they are. Nothing here knows audio or Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from raysem import config, storage
+from raysem.errors import StageError, UserError
+from raysem.logs import duration
+
+log = logging.getLogger(__name__)
+
+DONE = "_done.json"
+LOCK = "_lock.json"
+PLAN = "run.json"
+HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One piece of work. `run(folder)` writes below `folder`, may be called again after a kill, and returns a summary.
+
+    `settings` is any JSON value: everything that changes the output and does not come from `inputs`.
+    A change of the code that changes the output raises `revision`.
+    """
+
+    name: str
+    run: Callable[[storage.Location], dict[str, Any]]
+    settings: Any = None
+    inputs: Sequence[Stage] = ()
+    revision: int = 1
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        covered = {
+            "name": self.name,
+            "settings": self.settings,
+            "revision": self.revision,
+            "inputs": [(stage.name, stage.digest) for stage in self.inputs],
+        }
+        object.__setattr__(self, "digest", config.digest(covered))
+
+    def folder(self, output: storage.Location) -> storage.Location:
+        """Where this stage writes in a run's output."""
+        return storage.join(output, self.name, self.digest)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage: where it lies, what it said of itself, and whether this run had to do it."""
+
+    stage: Stage
+    folder: storage.Location
+    summary: dict[str, Any]
+    seconds: float
+    skipped: bool
+
+
+def done_record(stage: Stage, output: storage.Location) -> dict[str, Any] | None:
+    """The stage's `_done.json`, or None when it is not finished."""
+    try:
+        return storage.read_json(storage.join(stage.folder(output), DONE))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError:
+        log.warning("%s: %s is not readable; the stage is run again", stage.name, DONE)
+        return None
+
+
+def run_stages(
+    stages: Sequence[Stage], output: storage.Location, *, until: str | None = None, fresh: bool = False
+) -> dict[str, StageResult]:
+    """Run what is not finished, in order, and return every result by stage name.
+
+    Args:
+        until: stop after the last stage whose name is this, or begins with it and a slash.
+        fresh: remove the folders of these stages first.
+
+    Raises:
+        StageError: a stage failed; what it wrote stays.
+    """
+    chosen = stages_until(stages, until)
+    if fresh:
+        for stage in chosen:
+            storage.delete(stage.folder(output))
+    results: dict[str, StageResult] = {}
+    for position, stage in enumerate(chosen, 1):
+        folder = stage.folder(output)
+        record = done_record(stage, output)
+        if record is not None:
+            log.info("[%d/%d] %s: finished before, skipped", position, len(chosen), stage.name)
+            results[stage.name] = StageResult(stage, folder, record["summary"], record["seconds"], skipped=True)
+            continue
+        attempts = _count_attempt(folder)
+        again = f" (attempt {attempts})" if attempts > 1 else ""
+        log.info("[%d/%d] %s%s", position, len(chosen), stage.name, again)
+        began = time.time()
+        summary = stage.run(folder)
+        seconds = round(time.time() - began, 3)
+        storage.write_json(
+            storage.join(folder, DONE),
+            {
+                "stage": stage.name,
+                "digest": stage.digest,
+                "revision": stage.revision,
+                "settings": stage.settings,
+                "inputs": {before.name: before.digest for before in stage.inputs},
+                "attempts": attempts,
+                "seconds": seconds,
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "summary": summary,
+            },
+        )
+        log.info("[%d/%d] %s: done in %s", position, len(chosen), stage.name, duration(seconds))
+        results[stage.name] = StageResult(stage, folder, summary, seconds, skipped=False)
+    return results
+
+
+def stages_until(stages: Sequence[Stage], until: str | None) -> list[Stage]:
+    """The stages up to and with the last one named `until`, or below it."""
+    if until is None:
+        return list(stages)
+    last = [i for i, stage in enumerate(stages) if stage.name == until or stage.name.startswith(f"{until}/")]
+    if not last:
+        raise UserError(f"--until {until}: no such stage; there are {', '.join(stage.name for stage in stages)}")
+    return list(stages[: last[-1] + 1])
+
+
+def write_plan(stages: Sequence[Stage], output: storage.Location, recipe: Mapping[str, Any]) -> list[str]:
+    """Record the run's stages and recipe in `run.json`; returns what differs from the recipe recorded before."""
+    location = storage.join(output, PLAN)
+    try:
+        before = storage.read_json(location)["recipe"]
+        changes = config.differences(before, dict(recipe))
+    except (FileNotFoundError, ValueError, KeyError):
+        changes = []
+    plan = [{"name": stage.name, "digest": stage.digest, "settings": stage.settings} for stage in stages]
+    storage.write_json(location, {"stages": plan, "recipe": dict(recipe)})
+    return changes
+
+
+def _count_attempt(folder: storage.Location) -> int:
+    """Note that an attempt begins; its number, from 1."""
+    attempts = storage.join(folder, "attempts")
+    number = len(storage.list_files(attempts, ".json")) + 1
+    about = {"host": socket.gethostname(), "pid": os.getpid(), "began": time.time()}
+    storage.write_json(storage.join(attempts, f"{number:04d}.json"), about)
+    return number
+
+
+@contextmanager
+def run_lock(output: storage.Location) -> Iterator[None]:
+    """Hold the output for one driver. A second one is refused with the name of the first.
+
+    The lock is a file with a heartbeat; one whose process is gone (same host) or that was silent for a minute is taken
+    over. On an object store two drivers that start within the same moment are told apart by reading back.
+
+    Raises:
+        UserError: another driver is at work on this output.
+    """
+    location = storage.join(output, LOCK)
+    token = uuid.uuid4().hex
+    _acquire(location, token)
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(HEARTBEAT_SECONDS):
+            try:
+                storage.write_json(location, _lock_content(token))
+            except OSError as error:
+                log.warning("%s: heartbeat not written (%s)", location, error)
+
+    thread = threading.Thread(target=beat, daemon=True, name="raysem-lock")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        held = _read_lock(location)
+        if held and held.get("token") == token:
+            storage.delete(location)
+
+
+def _acquire(location: storage.Location, token: str) -> None:
+    for _ in range(2):
+        held = _read_lock(location)
+        if held and _is_alive(held):
+            raise UserError(
+                f"{location}: process {held['pid']} on {held['host']} is at work on this output since "
+                f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(held['began']))}; wait for it, or end it"
+            )
+        if held:
+            log.info("%s: left behind by process %s on %s, taken over", location, held["pid"], held["host"])
+            storage.delete(location)
+        if _create(location, token):
+            return
+    raise UserError(f"{location}: another driver took this output at the same moment; run the command again later")
+
+
+def _create(location: storage.Location, token: str) -> bool:
+    content = _lock_content(token)
+    if not storage.is_remote(location):
+        path = Path(storage.absolute(location))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("x") as handle:
+                json.dump(content, handle)
+        except FileExistsError:
+            return False
+        return True
+    storage.write_json(location, content)
+    time.sleep(1.0)  # the later of two writers wins on an object store; the other one sees it here
+    held = _read_lock(location)
+    return bool(held and held.get("token") == token)
+
+
+def _read_lock(location: storage.Location) -> dict[str, Any] | None:
+    try:
+        return storage.read_json(location)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {"host": "unknown", "pid": -1, "began": 0.0, "beat": 0.0}  # half a lock is no lock
+
+
+def _lock_content(token: str) -> dict[str, Any]:
+    began = psutil.Process().create_time()
+    return {"host": socket.gethostname(), "pid": os.getpid(), "began": began, "beat": time.time(), "token": token}
+
+
+def _is_alive(held: Mapping[str, Any]) -> bool:
+    if held["host"] == socket.gethostname():
+        try:
+            return abs(psutil.Process(int(held["pid"])).create_time() - float(held["began"])) < 1.0
+        except (psutil.Error, ValueError):
+            return False
+    return time.time() - float(held["beat"]) < STALE_SECONDS
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a StageError unless `condition` holds."""
+    if not condition:
+        raise StageError(message)
