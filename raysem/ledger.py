@@ -31,7 +31,10 @@ class DoneRecord:
     seconds: float = 0.0
     audio_seconds: float = 0.0
     attempt: str = ""
-    digests: Mapping[str, str] = field(default_factory=dict)  # file name -> SHA-256 of its bytes
+    digests: Mapping[str, str] = field(default_factory=dict)  # kind -> SHA-256 of its file
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "outcomes", dict(self.outcomes))  # a Counter would not survive asdict
 
 
 class Ledger:
@@ -47,6 +50,10 @@ class Ledger:
     def files(self, kind: str = "shards") -> list[storage.Location]:
         """Every output file of a kind, in the order of the shards' names."""
         return storage.list_files(storage.join(self.folder, kind), ".parquet")
+
+    def plan(self, num_shards: int) -> None:
+        """Note how many shards there are to make, for whoever watches."""
+        storage.write_json(storage.join(self.folder, "plan.json"), {"shards": num_shards})
 
     def finish(self, record: DoneRecord, tables: Mapping[str, pa.Table]) -> DoneRecord:
         """Write the shard's tables (by kind), then its record with their digests."""

@@ -135,6 +135,21 @@ def run_stages(
     return results
 
 
+def in_order(stages: Sequence[Stage]) -> list[Stage]:
+    """Each stage once, after the stages it reads, otherwise in the order given; stages that are only read come too."""
+    placed: dict[str, Stage] = {}
+
+    def place(stage: Stage) -> None:
+        if stage.name not in placed:
+            for before in stage.inputs:
+                place(before)
+            placed[stage.name] = stage
+
+    for stage in stages:
+        place(stage)
+    return list(placed.values())
+
+
 def stages_until(stages: Sequence[Stage], until: str | None) -> list[Stage]:
     """The stages up to and with the last one named `until`, or below it."""
     if until is None:
@@ -232,6 +247,12 @@ def _create(location: storage.Location, token: str) -> bool:
     time.sleep(1.0)  # the later of two writers wins on an object store; the other one sees it here
     held = _read_lock(location)
     return bool(held and held.get("token") == token)
+
+
+def read_lock(output: storage.Location) -> dict[str, Any] | None:
+    """Host and process id of the driver that is at work on `output`, if one is."""
+    held = _read_lock(storage.join(output, LOCK))
+    return {"host": held["host"], "pid": held["pid"]} if held and _is_alive(held) else None
 
 
 def _read_lock(location: storage.Location) -> dict[str, Any] | None:

@@ -187,7 +187,8 @@ def read_rows(location: Location, start: int, stop: int, columns: Sequence[str] 
     """Rows [start, stop) of one Parquet file; only the row groups that hold them are read."""
     with open_read(location) as handle:
         file = pq.ParquetFile(handle)
-        first, groups, offset = 0, [], 0
+        groups: list[int] = []
+        first = offset = 0
         for index in range(file.num_row_groups):
             rows = file.metadata.row_group(index).num_rows
             if first < stop and first + rows > start:

@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 import torch
 
 from raysem import storage
-from raysem.curation.matching import MAX_PAIRS, match_above, rank_over_shards, rank_within
+from raysem.corpora.rows import caption_id
+from raysem.curation.matching import MAX_PAIRS, match_above
+from raysem.curation.ranking import rank_over_shards, rank_within
 from raysem.curation.selection import PoolFacts, ScoredPairs, SelectionSettings, select_pairs
 from raysem.errors import DataError
 from raysem.ledger import DoneRecord, Ledger
@@ -160,7 +162,9 @@ class SelectShards:
             pa.array([self._teacher] * count),
         ]
         outcomes = Counter({"pairs_kept": len(kept), "pairs_left": len(table) - len(kept)})
-        result = pa.table([pa.chunked_array([c]) if isinstance(c, pa.Array) else c for c in columns], IMPROVEMENT_SET.names)
+        result = pa.table(
+            [pa.chunked_array([c]) if isinstance(c, pa.Array) else c for c in columns], IMPROVEMENT_SET.names
+        )
         return DoneRecord(shard, count, outcomes), {"shards": result.cast(IMPROVEMENT_SET)}
 
 
@@ -172,8 +176,6 @@ def annotated_pairs(
     Args:
         similarity_of: caption_id -> highest cosine to a label of the domain, for the captions that are kept.
     """
-    from raysem.corpora.rows import caption_id
-
     rows = []
     columns = ["clip_id", "audio", "start_seconds", "duration_seconds", "captions"]
     rule = f"DS: caption within {settings.caption_threshold:g} of a label"
@@ -190,9 +192,7 @@ def annotated_pairs(
     return pa.Table.from_pylist(rows, schema=IMPROVEMENT_SET)
 
 
-def pool_facts(
-    pairs: storage.Location, settings: SelectionSettings, kept_captions: frozenset[str] | None
-) -> PoolFacts:
+def pool_facts(pairs: storage.Location, settings: SelectionSettings, kept_captions: frozenset[str] | None) -> PoolFacts:
     """What the rules of `settings` must know of all shards: one pass over the columns they need."""
     counts: Counter[str] = Counter()
     quantile_similarity: float | None = None

@@ -49,6 +49,7 @@ def make_shards(
         StageError: shards stay unfinished.
     """
     ledger = Ledger(output)
+    ledger.plan(len(shards))
     for _ in range(ROUNDS):
         pending = ledger.pending(shards)
         if not pending:
@@ -67,7 +68,7 @@ def make_shards(
             num_gpus=num_gpus or None,
             compute=ray.data.ActorPoolStrategy(size=count),
         )
-        for _row in dataset.iter_rows(prefetch_batches=0):
+        for _row in dataset.iter_rows():
             progress.advance(1)
     missing = ledger.pending(shards)
     if missing:

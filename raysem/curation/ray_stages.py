@@ -129,6 +129,7 @@ def _embed(
 ) -> dict[str, Any]:
     ledger = Ledger(job.output)
     by_name = {storage.name_of(shard): shard for shard in shards}
+    ledger.plan(len(by_name))
     for round_number in range(ROUNDS):
         pending = ledger.pending(by_name)
         if not pending:
@@ -211,7 +212,7 @@ def _run_pipeline(
         num_cpus=0.1,
         compute=ray.data.ActorPoolStrategy(size=1),
     )
-    for row in dataset.iter_rows(prefetch_batches=0):
+    for row in dataset.iter_rows():
         names, counts = row["outcome_names"], row["outcome_counts"]
         yield {"shard": row["shard"], "rows": row["rows"], "outcomes": dict(zip(names, counts, strict=True))}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from raysem import config
 from raysem.audio.load import AudioSettings
@@ -12,12 +12,11 @@ from raysem.config import Settings
 from raysem.corpora.synthetic import SyntheticSettings
 from raysem.curation.ray_stages import EmbedSettings, WorkerSettings
 from raysem.curation.selection import SelectionSettings
-from raysem.errors import ConfigError
 from raysem.evaluation.zero_shot import ZeroShotSettings
 from raysem.models.clap import ClapSettings
 from raysem.runs.roles import CorpusSource
-from raysem.training.loop import TrainingSettings
 from raysem.training.objective import ObjectiveSettings
+from raysem.training.settings import TrainingSettings
 
 
 class CorporaSettings(Settings):
@@ -47,11 +46,9 @@ class TeacherSettings(Settings):
     kind: Literal["train", "raysem", "clap2022", "hf_clap"] = "train"
     location: str = ""
     """Checkpoint or model name, for every kind but `train`."""
-    text_encoder: str = ""
+    text_encoder: str = "bert-base-uncased"
     """Name or path of the text encoder that a CLAP-2022 checkpoint was trained with (configuration and tokenizer)."""
     model: ClapSettings = ClapSettings()
-    audio_encoder_checkpoint: str = ""
-    """PANNs Cnn14 checkpoint to start the audio encoder from."""
     subset_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the teacher's clips that it is trained on; the paper's small teacher uses 0.1."""
     training: TrainingSettings = TrainingSettings()
@@ -96,10 +93,6 @@ class EvaluationSettings(Settings):
     """The pinned protocol of the final numbers."""
 
     zero_shot: ZeroShotSettings = ZeroShotSettings()
-    num_crops: PositiveInt = 1
-    bootstrap_samples: PositiveInt = 2000
-    baseline: str = "teacher"
-    """Every student is compared with this model, and with the variant named `control` where there is one."""
 
 
 class ClusterSettings(Settings):
@@ -114,8 +107,8 @@ class ClusterSettings(Settings):
     embedding: WorkerSettings = WorkerSettings()
     training_workers: PositiveInt = 1
     training_cpus_per_worker: float = Field(1.0, gt=0)
-    training_gpus_per_worker: NonNegativeFloat | None = None
-    """null: 1 where the cluster has GPUs, else 0."""
+    training_on_gpus: bool | None = None
+    """One GPU for each training worker; null: where the cluster has GPUs."""
 
 
 class ReportSettings(Settings):
@@ -170,10 +163,7 @@ class CurateAndTrainRecipe(Settings):
         built = {}
         for name, overrides in self.variants.items():
             changed = config.with_overrides(base, (overrides or {}).items())
-            try:
-                built[name] = config.build(type(self), changed, f"variants.{name}")
-            except ConfigError as error:
-                raise ConfigError(str(error)) from None
+            built[name] = config.build(type(self), changed, f"variants.{name}")
         return built
 
     def lowest_threshold(self) -> float:

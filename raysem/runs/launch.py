@@ -7,10 +7,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import raysem
 from raysem import config, logs, storage
@@ -36,6 +36,7 @@ class Job(Generic[RecipeT]):
     stages: Callable[[RecipeT, storage.Location], list[Stage]]
     preflight: Callable[[RecipeT, storage.Location, Sequence[Stage]], list[str]]
     connect: Callable[[RecipeT], None]
+    finish: Callable[[Mapping[str, StageResult], storage.Location], None]
 
 
 def parser_of(job: Job) -> argparse.ArgumentParser:
@@ -53,7 +54,7 @@ def parser_of(job: Job) -> argparse.ArgumentParser:
 
 
 def main(job: Job, arguments: Sequence[str] | None = None) -> int:
-    """Run a job from the command line; the exit status: 0 finished, 1 a stage failed, 2 a user's mistake, 130 Ctrl-C."""
+    """Run a job from the command line; status 0 finished, 1 a stage failed, 2 a user's mistake, 130 Ctrl-C."""
     options = parser_of(job).parse_args(arguments)
     logs.set_up()
     try:
@@ -92,6 +93,7 @@ def _run(job: Job, options: argparse.Namespace) -> int:
         if options.fresh or any(done_record(stage, output) is None for stage in chosen):
             job.connect(recipe)
         results = run_stages(stages, output, until=options.until, fresh=options.fresh)
+        job.finish(results, output)
     print(_closing(results, output, time.monotonic() - began))
     return 0
 
@@ -127,7 +129,9 @@ def connect_ray(address: str | None, *, object_store_mib: int | None, local_cpus
 
     if ray.is_initialized():
         return
-    quiet = {"log_to_driver": True, "logging_level": "warning", "configure_logging": True}
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning", "configure_logging": True}
     target = address or os.environ.get("RAY_ADDRESS")
     if target:
         try:
@@ -140,4 +144,4 @@ def connect_ray(address: str | None, *, object_store_mib: int | None, local_cpus
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     memory = object_store_mib * 2**20 if object_store_mib else None
-    ray.init(num_cpus=local_cpus, object_store_memory=memory, include_dashboard=False, **quiet)
+    ray.init(num_cpus=local_cpus, object_store_memory=memory, include_dashboard=True, **quiet)

@@ -1,7 +1,7 @@
 """The parts that corpora play in a run: sources are read, filtered and captioned, and become one sharded clips table.
 
-A part's folder holds `clips/` (CLIPS shards with a manifest), `captions/` (CAPTIONS shards), `caption_labels.parquet` and
-`clip_labels.parquet` (what is known of the labels, put aside; curation never reads them) and `rejects.parquet`.
+A part's folder holds `clips/` (CLIPS shards with a manifest), `captions/` (CAPTIONS shards), `rejects.parquet`, and
+what is known of the labels, put aside: `caption_labels.parquet`, `clip_labels.parquet`; curation never reads them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
 from raysem import config, storage
@@ -113,8 +114,8 @@ class CorpusSource(Settings):
 def identity(source: CorpusSource) -> dict[str, Any]:
     """What a stage's digest says of a source: its settings and, on a disk, the files at its root.
 
-    A file counts by its relative path and size, a small table by its bytes. Behind a URI only the settings count: nothing
-    there is listed.
+    A file counts by its relative path and size, a small table by its bytes. Behind a URI only the settings count:
+    nothing there is listed.
     """
     content = config.plain(source)
     root = Path(source.root)
@@ -141,7 +142,7 @@ def build_part(
     synthetic: storage.Location | None,
     hide_labels: bool,
 ) -> dict[str, Any]:
-    """Write one part below `folder`; returns counts. `hide_labels` takes the labels and captions out of the clips table.
+    """Write one part below `folder`; `hide_labels` takes labels and captions out of the clips table.
 
     Raises:
         DataError: a source is wrong, or no clip and no caption is left.
@@ -157,7 +158,7 @@ def build_part(
                 for row in captions.to_pylist():
                     labels_of_captions.setdefault(row["caption_id"], (row["text"], row["source"], set()))
                 kept = _captioned(_filtered(table, source, seed), source, seed)
-                labels_of_clips.append(kept.select(["clip_id", "labels"]))
+                labels_of_clips.append(_known_labels(kept, source, synthetic))
                 if hide_labels:
                     kept = _without(kept, ("labels", "captions"))
                 else:
@@ -201,9 +202,7 @@ def place_of(seed: int, group: str) -> float:
     return int.from_bytes(word) / 2**64
 
 
-def _read(
-    source: CorpusSource, synthetic: storage.Location | None
-) -> Iterator[tuple[pa.Table, pa.Table, pa.Table]]:
+def _read(source: CorpusSource, synthetic: storage.Location | None) -> Iterator[tuple[pa.Table, pa.Table, pa.Table]]:
     """(clips, captions without a clip, rejects), a piece at a time."""
     nothing = CAPTIONS.empty_table(), REJECTS.empty_table()
     if source.corpus == SYNTHETIC:
@@ -219,6 +218,14 @@ def _read(
         return
     for file in read_manifest(where).files:
         yield conform(storage.read_table(file), CLIPS, file), *nothing
+
+
+def _known_labels(table: pa.Table, source: CorpusSource, synthetic: storage.Location | None) -> pa.Table:
+    """clip_id and labels; those of the synthetic pool stand in a file of their own."""
+    if source.corpus != SYNTHETIC or source.part != "wild" or synthetic is None:
+        return table.select(["clip_id", "labels"])
+    hidden = storage.read_table(storage.join(synthetic, "hidden_labels.parquet"), ["clip_id", "labels"])
+    return hidden.filter(pc.is_in(hidden["clip_id"], value_set=table["clip_id"].combine_chunks()))
 
 
 def _filtered(table: pa.Table, source: CorpusSource, seed: int) -> pa.Table:
@@ -251,7 +258,9 @@ def _captioned(table: pa.Table, source: CorpusSource, seed: int) -> pa.Table:
             templates = sorted(
                 source.label_templates, key=lambda template: place_of(seed, f"{row['clip_id']}\0{template}")
             )[: source.captions_per_clip or None]
-            texts = [template.format(label=clean_label(label)) for label in row["labels"] or () for template in templates]
+            texts = [
+                template.format(label=clean_label(label)) for label in row["labels"] or () for template in templates
+            ]
         captions.append(texts)
     position = table.schema.get_field_index("captions")
     return table.set_column(position, CLIPS.field("captions"), pa.array(captions, CLIPS.field("captions").type))

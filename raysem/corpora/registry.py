@@ -1,0 +1,278 @@
+"""The corpora by name, and how one is built: `raysem corpus list`, `raysem corpus build`.
+
+A new corpus is one file with a `read_<name>` and one entry here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from raysem import storage
+from raysem.config import Settings, build, plain
+from raysem.corpora import (
+    audiocaps,
+    audioset,
+    captions,
+    clotho,
+    esc50,
+    folder,
+    fsd50k,
+    macs,
+    parquet,
+    tut2017,
+    urbansound8k,
+    webdataset,
+)
+from raysem.corpora.rows import STAGE, CaptionRow, ClipRow, MissingPolicy, RowCheck, captions_table, rejects_table
+from raysem.corpora.shards import write_shards
+from raysem.errors import ConfigError, DataError
+from raysem.tables import CLIPS
+
+log = logging.getLogger(__name__)
+
+SUMMARY = "corpus.json"
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """What `raysem corpus list` shows of a corpus, and how to read it."""
+
+    name: str
+    title: str
+    licence: str
+    root: str
+    """What must be at the root."""
+    options: type[Settings]
+    clips: Callable[[str, Any], Iterator[ClipRow]] | None = None
+    captions: Callable[[str, Any], Iterator[CaptionRow]] | None = None
+    missing: MissingPolicy = "error"
+    """What becomes of a clip without a file, unless the caller says otherwise."""
+
+
+CORPORA: dict[str, CorpusInfo] = {
+    info.name: info
+    for info in (
+        CorpusInfo(
+            "folder",
+            "any folder of audio, with or without a csv",
+            "the folder's own",
+            folder.NEEDS,
+            folder.FolderOptions,
+            clips=folder.read_folder,
+        ),
+        CorpusInfo(
+            "captions",
+            "captions without audio: tables such as those of AudioCaps, Clotho, WavText5K",
+            "the tables' own",
+            captions.NEEDS,
+            captions.CaptionOptions,
+            captions=captions.read_captions,
+        ),
+        CorpusInfo(
+            "esc50",
+            "ESC-50: 2000 environmental clips, 50 classes, 5 folds",
+            "CC BY-NC 3.0 (the ESC-10 subset CC BY 3.0)",
+            esc50.NEEDS,
+            esc50.Esc50Options,
+            clips=esc50.read_esc50,
+        ),
+        CorpusInfo(
+            "parquet",
+            "any Parquet files in Hugging Face's audio layout, packed or not",
+            "the data set's own",
+            parquet.NEEDS,
+            parquet.ParquetOptions,
+            clips=parquet.read_parquet,
+        ),
+        CorpusInfo(
+            "webdataset",
+            "tar shards: audio with json, txt or cls beside it",
+            "the data set's own",
+            webdataset.NEEDS,
+            webdataset.WebDatasetOptions,
+            clips=webdataset.read_webdataset,
+        ),
+        CorpusInfo(
+            "audioset",
+            "AudioSet: 10 s segments of YouTube videos, 527 classes",
+            "csv and labels CC BY 4.0, ontology CC BY-SA 4.0, videos their owners'",
+            audioset.NEEDS,
+            audioset.AudioSetOptions,
+            clips=audioset.read_audioset,
+            missing="reject",
+        ),
+        CorpusInfo(
+            "audiocaps",
+            "AudioCaps: human captions of AudioSet segments",
+            "captions for academic purposes only, videos their owners'",
+            audiocaps.NEEDS,
+            audiocaps.AudioCapsOptions,
+            clips=audiocaps.read_audiocaps,
+            missing="reject",
+        ),
+        CorpusInfo(
+            "clotho",
+            "Clotho v2.1: 5929 Freesound clips with 5 captions each",
+            "captions non-commercial with attribution, clips Creative Commons",
+            clotho.NEEDS,
+            clotho.ClothoOptions,
+            clips=clotho.read_clotho,
+        ),
+        CorpusInfo(
+            "macs",
+            "MACS: 3930 urban clips with 2 to 5 captions each",
+            "non-commercial with attribution",
+            macs.NEEDS,
+            macs.MacsOptions,
+            clips=macs.read_macs,
+        ),
+        CorpusInfo(
+            "fsd50k",
+            "FSD50K: 51,197 Freesound clips, 200 classes, titles and descriptions",
+            "CC BY 4.0, clips Creative Commons",
+            fsd50k.NEEDS,
+            fsd50k.Fsd50kOptions,
+            clips=fsd50k.read_fsd50k,
+        ),
+        CorpusInfo(
+            "urbansound8k",
+            "UrbanSound8K: 8732 urban slices, 10 classes, 10 folds",
+            "CC BY-NC 3.0",
+            urbansound8k.NEEDS,
+            urbansound8k.UrbanSound8kOptions,
+            clips=urbansound8k.read_urbansound8k,
+        ),
+        CorpusInfo(
+            "tut2017",
+            "TUT Acoustic Scenes 2017: 6300 segments, 15 scenes, 4 folds",
+            "non-commercial with attribution",
+            tut2017.NEEDS,
+            tut2017.Tut2017Options,
+            clips=tut2017.read_tut2017,
+        ),
+    )
+}
+
+
+def list_corpora() -> list[CorpusInfo]:
+    """Every corpus that can be built, by name."""
+    return [CORPORA[name] for name in sorted(CORPORA)]
+
+
+def find_corpus(name: str) -> CorpusInfo:
+    """The corpus of this name; ConfigError with the names that exist."""
+    if name not in CORPORA:
+        raise ConfigError(f"no corpus {name!r}; there are {', '.join(sorted(CORPORA))}")
+    return CORPORA[name]
+
+
+def corpus_options(name: str, options: Mapping[str, Any] | Settings | None = None) -> Settings:
+    """The validated options of a corpus; ConfigError names a key that it does not have."""
+    info = find_corpus(name)
+    if isinstance(options, info.options):
+        return options
+    content = plain(options) if isinstance(options, Settings) else dict(options or {})
+    return build(info.options, content, f"corpus {name}")
+
+
+def open_corpus(
+    name: str, root: str, options: Mapping[str, Any] | Settings | None = None, *, missing: MissingPolicy | None = None
+) -> tuple[Iterator[pa.Table], RowCheck]:
+    """The clips of a corpus as a stream of tables, and the check that holds rejects and captions once it is read."""
+    info, settings = find_corpus(name), corpus_options(name, options)
+    if info.clips is None:
+        raise ConfigError(f"corpus {name!r} has no audio, only captions")
+    check = RowCheck(missing=missing or info.missing)
+    return check.tables(info.clips(root, settings)), check
+
+
+def read_corpus(
+    name: str, root: str, options: Mapping[str, Any] | Settings | None = None, *, missing: MissingPolicy | None = None
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """A small corpus in memory: the tables clips (in the reader's order), captions and rejects."""
+    info = find_corpus(name)
+    empty = CLIPS.empty_table()
+    if info.captions is not None:
+        texts = captions_table(info.captions(root, corpus_options(name, options)))
+        return empty, texts, rejects_table([], STAGE)
+    tables, check = open_corpus(name, root, options, missing=missing)
+    clips = pa.concat_tables([empty, *tables])
+    _require_clips(check, name, root)
+    return clips, captions_table(check.captions.values()), rejects_table(check.rejects, STAGE)
+
+
+def build_corpus(
+    name: str,
+    root: str,
+    output: str,
+    options: Mapping[str, Any] | Settings | None = None,
+    *,
+    missing: MissingPolicy | None = None,
+    rows_per_shard: int = 2000,
+    max_shard_mib: float = 512,
+) -> dict[str, Any]:
+    """Read a corpus, check every row, and write its tables below `output`.
+
+    `clips/shard_*.parquet` with `clips/manifest.json` (corpora with audio), `captions.parquet`, `rejects.parquet`, and
+    `corpus.json` with the summary that is returned, written last.
+
+    Args:
+        options: the corpus's own options, as its class of settings or as a mapping.
+        missing: what becomes of a clip without a file: "error" stops, "reject" puts it into rejects, "keep" leaves it
+            in the clips table for the embedding stage to find. None: as the corpus says.
+
+    Raises:
+        DataError: the root or a row is wrong; one line with file and row.
+    """
+    info, settings = find_corpus(name), corpus_options(name, options)
+    target = storage.absolute(output)
+    started = time.monotonic()
+    storage.delete(storage.join(target, SUMMARY))
+    num_clips = num_shards = 0
+    outcomes: Counter[str] = Counter()
+    if info.captions is not None:
+        texts = captions_table(info.captions(root, settings))
+        if not len(texts):
+            raise DataError(f"{storage.absolute(root)}: no caption in the tables of {name!r}")
+    else:
+        tables, check = open_corpus(name, root, settings, missing=missing)
+        clips_folder = storage.join(target, "clips")
+        manifest = write_shards(tables, clips_folder, rows_per_shard=rows_per_shard, max_shard_mib=max_shard_mib)
+        if not check.num_clips:
+            storage.delete(clips_folder)
+        _require_clips(check, name, root)
+        num_clips, num_shards = manifest.rows, len(manifest.shards)
+        outcomes.update(outcome for _, outcome, _ in check.rejects)
+        texts = captions_table(check.captions.values())
+        storage.write_table(storage.join(target, "rejects.parquet"), rejects_table(check.rejects, STAGE))
+    storage.write_table(storage.join(target, "captions.parquet"), texts)
+    summary = {
+        "corpus": name,
+        "root": storage.absolute(root),
+        "output": target,
+        "options": plain(settings),
+        "licence": info.licence,
+        "clips": num_clips,
+        "shards": num_shards,
+        "captions": len(texts),
+        "rejects": dict(sorted(outcomes.items())),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    storage.write_json(storage.join(target, SUMMARY), summary)
+    log.info("corpus %s: %d clips in %d shards, %d captions", name, num_clips, num_shards, len(texts))
+    return summary
+
+
+def _require_clips(check: RowCheck, name: str, root: str) -> None:
+    if check.num_clips:
+        return
+    reason = f"; the first of {len(check.rejects)} rejects: {check.rejects[0][2]}" if check.rejects else ""
+    needs = find_corpus(name).root
+    raise DataError(f"{storage.absolute(root)}: no clip of {name!r} can be used{reason}; there must be {needs}")

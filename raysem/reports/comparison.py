@@ -1,0 +1,154 @@
+"""Several runs in one table: mean and standard deviation over seeds, as Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from raysem import config
+from raysem.errors import DataError
+
+# Keys of a recipe that do not make a run another experiment.
+_NOT_AN_EXPERIMENT = ("seed", "output", "cluster", "report")
+_RETRIEVAL = (("text_to_audio", "R@1"), ("text_to_audio", "R@10"), ("text_to_audio", "mAP@10"))
+_MAX_SETTINGS_SHOWN = 6
+
+
+@dataclass
+class _Experiment:
+    """The runs of one recipe that differ in their seed only."""
+
+    name: str
+    recipe: Mapping[str, Any]
+    summaries: list[Mapping[str, Any]] = field(default_factory=list)
+
+
+def compare(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table: a row per model, a column per set; in %, mean ± sd over the runs that differ by seed only.
+
+    The standard deviation is the sample's (n - 1), between seeds of training; the bootstrap interval of one run is
+    over clips and is another thing. Differences are from the model of the same run, then averaged.
+
+    Args:
+        summaries: contents of summary.json; the parts `evaluation` and, where there, `differences`, `seed` and
+            `recipe` (the resolved one: runs without it are taken for one experiment).
+    """
+    if not summaries:
+        raise DataError("compare: no summary given")
+    for number, summary in enumerate(summaries, start=1):
+        if not summary.get("evaluation"):
+            raise DataError(f"compare: summary {number} has no evaluation; the run did not come that far")
+    experiments = _experiments(summaries)
+    columns = _columns(summaries)
+    head = ["experiment"] * (len(experiments) > 1) + ["model", "runs", *(name for name, _ in columns)]
+    rows = []
+    for experiment in experiments:
+        for model in dict.fromkeys(model for summary in experiment.summaries for model in summary["evaluation"]):
+            runs = [summary for summary in experiment.summaries if model in summary["evaluation"]]
+            cells = [_cell([read(summary, model) for summary in runs], name) for name, read in columns]
+            rows.append([experiment.name] * (len(experiments) > 1) + [model, str(len(runs)), *cells])
+    return "\n".join([*_table(head, rows, num_texts=len(head) - len(columns) - 1), "", *_legend(experiments)])
+
+
+def _experiments(summaries: Sequence[Mapping[str, Any]]) -> list[_Experiment]:
+    by_digest: dict[str, _Experiment] = {}
+    for summary in summaries:
+        recipe = {key: value for key, value in summary.get("recipe", {}).items() if key not in _NOT_AN_EXPERIMENT}
+        digest = config.digest(recipe)
+        if digest not in by_digest:
+            by_digest[digest] = _Experiment(_letter(len(by_digest)), recipe)
+        by_digest[digest].summaries.append(summary)
+    return list(by_digest.values())
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else f"{_letter(index // 26 - 1)}{_letter(index % 26)}"
+
+
+def _columns(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
+    def zero_shot(set_name: str) -> Any:
+        return lambda summary, model: (
+            summary["evaluation"][model].get("zero_shot", {}).get(set_name, {}).get("accuracy")
+        )
+
+    def difference(set_name: str, baseline: str) -> Any:
+        return lambda summary, model: next(
+            (
+                row["difference"]
+                for row in summary.get("differences", ())
+                if (row["student"], row["baseline"], row["set"]) == (model, baseline, set_name)
+            ),
+            None,
+        )
+
+    def retrieval(set_name: str, direction: str, number: str) -> Any:
+        return lambda summary, model: (
+            summary["evaluation"][model].get("retrieval", {}).get(set_name, {}).get(direction, {}).get(number)
+        )
+
+    columns: list[tuple[str, Any]] = []
+    for set_name in _sets(summaries, "zero_shot"):
+        columns.append((f"{set_name}, accuracy", zero_shot(set_name)))
+        baselines = dict.fromkeys(
+            row["baseline"] for s in summaries for row in s.get("differences", ()) if row["set"] == set_name
+        )
+        columns += [(f"{set_name}, against {baseline}", difference(set_name, baseline)) for baseline in baselines]
+    for set_name in _sets(summaries, "retrieval"):
+        columns += [
+            (f"{set_name}, {direction.replace('_', ' ')} {number}", retrieval(set_name, direction, number))
+            for direction, number in _RETRIEVAL
+        ]
+    return columns
+
+
+def _sets(summaries: Sequence[Mapping[str, Any]], part: str) -> list[str]:
+    return list(
+        dict.fromkeys(
+            name for summary in summaries for parts in summary["evaluation"].values() for name in parts.get(part) or {}
+        )
+    )
+
+
+def _cell(values: Sequence[float | None], column: str) -> str:
+    known = [100 * value for value in values if value is not None]
+    if not known:
+        return "–"
+    mean = statistics.fmean(known)
+    text = f"{mean:+.1f}" if ", against " in column else f"{mean:.1f}"
+    text += f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    return text if len(known) == len(values) else f"{text} (of {len(known)})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, num_texts: int) -> list[str]:
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [head, *rows]]
+    widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]
+    rule = [
+        "-" * width if at < num_texts else "-" * (width - 1) + ":" for at, width in enumerate(max(w, 3) for w in widths)
+    ]
+    lines = [
+        [
+            cell.ljust(width) if at < num_texts else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in escaped
+    ]
+    return [f"| {' | '.join(row)} |" for row in [lines[0], rule, *lines[1:]]]
+
+
+def _legend(experiments: Sequence[_Experiment]) -> list[str]:
+    seeds = [str(s.get("recipe", {}).get("seed", s.get("seed", "?"))) for s in experiments[0].summaries]
+    if len(experiments) == 1:
+        return [f"In %, mean ± standard deviation over {len(seeds)} runs (seeds {', '.join(seeds)})."]
+    lines = ["In %, mean ± standard deviation over the runs of one experiment, which differ by seed only.", ""]
+    first = experiments[0]
+    lines.append(f"- {first.name}: {len(first.summaries)} runs")
+    for other in experiments[1:]:
+        changed = config.differences(first.recipe, other.recipe)
+        more = f"; and {len(changed) - _MAX_SETTINGS_SHOWN} more" if len(changed) > _MAX_SETTINGS_SHOWN else ""
+        lines.append(
+            f"- {other.name}: {len(other.summaries)} runs; from {first.name} on "
+            f"{'; '.join(changed[:_MAX_SETTINGS_SHOWN])}{more}"
+        )
+    return lines

@@ -1,0 +1,89 @@
+"""Where a run stands, read from its files alone: no Ray, no dashboard, from any machine that sees the output."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from raysem import storage
+from raysem.errors import UserError
+from raysem.ledger import Ledger, total
+from raysem.logs import duration
+from raysem.stages import DONE, PLAN, read_lock
+
+
+def read_status(output: storage.Location) -> dict[str, Any]:
+    """The stages of the run at `output`, each with what its files say.
+
+    Raises:
+        UserError: there is no run.
+    """
+    try:
+        plan = storage.read_json(storage.join(output, PLAN))
+    except FileNotFoundError:
+        raise UserError(f"{output}: no {PLAN} there; not the output of a run") from None
+    stages = []
+    for planned in plan["stages"]:
+        folder = storage.join(output, planned["name"], planned["digest"])
+        stages.append({"name": planned["name"], "digest": planned["digest"], **_stage(folder)})
+    return {"output": output, "driver": read_lock(output), "stages": stages}
+
+
+def describe(status: dict[str, Any]) -> str:
+    """The status as lines for a person."""
+    driver = status["driver"]
+    at_work = f"process {driver['pid']} on {driver['host']}" if driver else "none"
+    lines = [f"{status['output']}, driver at work: {at_work}"]
+    for stage in status["stages"]:
+        line = f"{stage['state']:9} {stage['name']}"
+        if stage["state"] == "finished":
+            line += f"  {duration(stage['seconds'])}"
+        shards = stage.get("shards")
+        if shards:
+            line += f"  {shards['done']} of {shards['total'] or '?'} shards, {shards['rows']} rows"
+            if shards["outcomes"]:
+                line += " (" + ", ".join(f"{name} {count}" for name, count in shards["outcomes"].items()) + ")"
+            if stage["state"] == "started" and shards["rows_per_second"]:
+                line += f", {shards['rows_per_second']:.1f}/s"
+        if stage.get("training"):
+            line += f"  step {stage['training']['step']}"
+        if stage["state"] == "started" and stage["attempts"] > 1:
+            line += f"  attempt {stage['attempts']}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _stage(folder: storage.Location) -> dict[str, Any]:
+    attempts = storage.list_files(storage.join(folder, "attempts"), ".json")
+    found: dict[str, Any] = {"state": "waiting", "attempts": len(attempts)}
+    try:
+        done = storage.read_json(storage.join(folder, DONE))
+        found |= {"state": "finished", "seconds": done["seconds"], "attempts": done["attempts"]}
+    except FileNotFoundError:
+        if attempts:
+            found["state"] = "started"
+    if found["state"] == "waiting":
+        return found
+    records = Ledger(folder).records()
+    if records or storage.exists(storage.join(folder, "plan.json")):
+        summed = total(records.values())
+        elapsed = time.time() - storage.read_json(attempts[-1])["began"] if attempts else 0.0
+        found["shards"] = {
+            "done": summed["shards"],
+            "total": _planned_shards(folder) or (summed["shards"] if found["state"] == "finished" else None),
+            "rows": summed["rows"],
+            "outcomes": summed["outcomes"],
+            "rows_per_second": summed["rows"] / elapsed if elapsed > 0 and len(attempts) == 1 else None,
+        }
+    checkpoints = storage.list_folders(storage.join(folder, "checkpoints"))
+    steps = [int(name.rsplit("_", 1)[-1]) for name in checkpoints if name.rsplit("_", 1)[-1].isdigit()]
+    if steps:
+        found["training"] = {"step": max(steps)}
+    return found
+
+
+def _planned_shards(folder: storage.Location) -> int | None:
+    try:
+        return int(storage.read_json(storage.join(folder, "plan.json"))["shards"])
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,133 @@
+"""The same training run as the workers of a Ray Train group. The caller's Ray session is used as it is."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from raysem import storage
+from raysem.config import Settings
+from raysem.errors import RaysemError, StageError
+from raysem.logs import set_up
+from raysem.storage import Location
+from raysem.training.context import TrainingError
+from raysem.training.loop import TrainingResult, check_shares
+from raysem.training.spec import TrainingSpec, train_in_process, train_spec
+
+__all__ = ["WorkerSettings", "run_training", "train_in_process"]
+
+log = logging.getLogger(__name__)
+
+
+class WorkerSettings(Settings):
+    """The processes of a training run."""
+
+    num_workers: PositiveInt = 1
+    use_gpu: bool = False
+    """One GPU for each worker."""
+    cpus_per_worker: float = Field(1.0, gt=0)
+    """Reserved in Ray; a fraction lets two workers fit on a small machine. Torch's threads follow the real cores."""
+    max_failures: NonNegativeInt = 2
+    """Worker groups that may die; each next one goes on from the last checkpoint."""
+
+
+@dataclass(frozen=True)
+class _RayContext:
+    """A rank of a Ray Train worker group."""
+
+    rank: int
+    world_size: int
+    local_world_size: int
+    device: torch.device
+
+    @classmethod
+    def current(cls) -> _RayContext:
+        context = ray.train.get_context()
+        return cls(
+            context.get_world_rank(),
+            context.get_world_size(),
+            context.get_local_world_size(),
+            ray.train.torch.get_device(),
+        )
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """To Ray Train's callbacks. No checkpoint goes with it: ours are our own, and Ray's would resume by itself."""
+        ray.train.report(dict(metrics))
+
+
+def run_training(
+    spec: TrainingSpec,
+    workers: WorkerSettings,
+    *,
+    storage_path: Location | None = None,
+    callbacks: list[Any] | None = None,
+) -> TrainingResult:
+    """Train `spec` with Ray Train in the running Ray session, and wait for its end.
+
+    Args:
+        storage_path: where Ray Train keeps its own records; by default `<output>/ray`, removed when all went well.
+        callbacks: Ray Train user callbacks, such as Tune's report callback.
+    """
+    check_shares(spec.training, workers.num_workers)
+    records = storage_path or storage.join(storage.absolute(spec.output), "ray")
+    trainer = TorchTrainer(
+        _train_worker,  # type: ignore[arg-type] # it returns its result
+        train_loop_config={"spec": spec},
+        scaling_config=ScalingConfig(
+            num_workers=workers.num_workers,
+            use_gpu=workers.use_gpu,
+            resources_per_worker={"CPU": workers.cpus_per_worker, **({"GPU": 1} if workers.use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            # A name of its own each time: Ray resumes a known name by itself, even a finished run.
+            name=f"{spec.run_name}-{uuid.uuid4().hex[:8]}",
+            storage_path=records,
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+            callbacks=callbacks,
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _own_error(error, spec) from error
+    returned = result.return_value  # type: ignore[attr-defined] # of Train V2, which the stubs do not know
+    if isinstance(returned, RaysemError):
+        raise returned
+    assert isinstance(returned, TrainingResult)
+    if storage_path is None:
+        storage.delete(records)
+    return returned
+
+
+def _train_worker(config: dict[str, Any]) -> TrainingResult | TrainingError:
+    set_up()  # a worker process is ours: nobody else sets up its log
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    try:
+        return train_spec(config["spec"], _RayContext.current())
+    except TrainingError as error:
+        # Every rank stops at the same step, and would again: no reason to start the workers anew.
+        log.error("%s", error)
+        return error
+
+
+def _own_error(error: BaseException, spec: TrainingSpec) -> RaysemError:
+    """What a worker raised, when it is an error of ours; else one line that says where to look."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        found: BaseException | None = failure
+        while found is not None:
+            if isinstance(found, RaysemError):
+                return found
+            found = getattr(found, "cause", None) or found.__cause__
+    return StageError(
+        f"{spec.name}: the workers failed more often than allowed; what they wrote is in {spec.output} ({error})"
+    )

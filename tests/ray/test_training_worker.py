@@ -1,0 +1,177 @@
+"""The Ray Train edge: one worker equals the process without Ray, two workers train, a dead worker resumes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+
+from raysem import tables
+from raysem.audio.logmel import LogMelSettings
+from raysem.errors import ConfigError, DataError, StageError
+from raysem.models.checkpoint import load_model
+from raysem.models.clap import ClapSettings
+from raysem.text.encoder import TextEncoderSettings
+from raysem.training import ray_worker
+from raysem.training.objective import ObjectiveSettings
+from raysem.training.ray_worker import WorkerSettings, run_training, train_in_process
+from raysem.training.settings import TrainingSettings
+from raysem.training.spec import TrainingSpec
+
+pytestmark = pytest.mark.ray
+
+SAMPLE_RATE = 16_000
+WORKER = WorkerSettings(cpus_per_worker=0.5, max_failures=0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
+    yield
+    if started:
+        ray.shutdown()
+
+
+def write_pairs(path: Path, num_clips: int, seed: int) -> str:
+    generator = np.random.default_rng(seed)
+    rows = []
+    for i in range(num_clips):
+        time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+        samples = np.sin(2 * np.pi * 200 * (1 + i % 4) * time) + 0.1 * generator.standard_normal(len(time))
+        buffer = io.BytesIO()
+        soundfile.write(buffer, 0.4 * samples, SAMPLE_RATE, format="WAV")
+        captions = [f"a {('dog', 'cat', 'rain', 'siren')[i % 4]} sounds loud"]
+        rows.append({"clip_id": f"{path.stem}-{i:03d}", "audio": {"bytes": buffer.getvalue()}, "captions": captions})
+    pq.write_table(tables.conform(pa.Table.from_pylist(rows), tables.CLIPS, str(path)), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> dict[str, Any]:
+    """A spec without its output: a CLAP of a few kilobytes on 24 clips of a second."""
+    folder = tmp_path_factory.mktemp("pairs")
+    return {
+        "sources": (write_pairs(folder / "main.parquet", 24, 0),),
+        "held_out": (write_pairs(folder / "held_out.parquet", 8, 1),),
+        "seed": 3,
+        "model": ClapSettings(
+            audio_encoder="cnn14_tiny",
+            audio_channels=(4, 4, 4, 8, 16, 32),
+            embedding_dropout=0.1,
+            log_mel=LogMelSettings(sample_rate=SAMPLE_RATE, max_hz=8000.0),
+            crop_seconds=0.8,
+            embedding_width=16,
+            text=TextEncoderSettings(name=str(bert_folder), max_tokens=16),
+        ),
+        "training": TrainingSettings(
+            steps=6, batch_size=8, learning_rate=1e-3, evaluate_every_steps=3, checkpoint_every_steps=2,
+            log_every_steps=1, torch_threads=1, tensorboard=False,
+        ),
+    }  # fmt: skip
+
+
+def weights_of(output: Path) -> dict[str, torch.Tensor]:
+    return load_model(str(output / "model")).state_dict()
+
+
+def steps_of(output: Path) -> list[tuple[str, int]]:
+    return [(r["kind"], r["step"]) for r in map(json.loads, (output / "metrics.jsonl").read_text().splitlines())]
+
+
+def test_one_worker_gives_the_bits_of_the_process_without_ray(settings: dict[str, Any], tmp_path: Path):
+    alone = train_in_process(TrainingSpec(output=str(tmp_path / "alone"), **settings), device="cpu")
+    found = run_training(TrainingSpec(output=str(tmp_path / "ray"), **settings), WORKER)
+    expected = weights_of(tmp_path / "alone")
+    for name, tensor in weights_of(tmp_path / "ray").items():
+        assert torch.equal(tensor, expected[name]), name
+    assert found.history == alone.history
+    assert found.best_step == alone.best_step
+    assert found.model == str(tmp_path / "ray" / "model")
+    assert steps_of(tmp_path / "ray") == steps_of(tmp_path / "alone")
+    assert sorted(p.name for p in (tmp_path / "ray").iterdir()) == ["metrics.jsonl", "model", "result.json"]
+
+
+def test_a_student_of_two_workers_survives_the_death_of_one(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    train_in_process(TrainingSpec(output=str(tmp_path / "teacher"), **settings), device="cpu")
+    student = settings | {
+        "model": None,
+        "initial_model": str(tmp_path / "teacher" / "model"),
+        "replay": settings["held_out"],
+        "objective": ObjectiveSettings(soft_label_weight=0.3, replay_probability=0.5, soft_label_form="softmax"),
+    }
+    spec = TrainingSpec(output=str(tmp_path / "student"), name="student", **student)
+    marker, train_worker = tmp_path / "died", ray_worker._train_worker
+
+    def dies_once(config: dict[str, Any]) -> Any:
+        import ray.train
+
+        from raysem.training import loop
+
+        step = loop._Run._step
+
+        def dying_step(self: Any, parts: Any) -> None:
+            if self._done == 5 and ray.train.get_context().get_world_rank() == 1 and not marker.exists():
+                marker.touch()
+                os._exit(1)
+            step(self, parts)
+
+        loop._Run._step = dying_step  # type: ignore[method-assign]
+        return train_worker(config)
+
+    monkeypatch.setattr(ray_worker, "_train_worker", dies_once)
+    result = run_training(spec, WorkerSettings(num_workers=2, cpus_per_worker=0.5, max_failures=1))
+    assert marker.exists()
+    assert result.steps == 6
+    assert result.clips_loaded == 48
+    steps = steps_of(tmp_path / "student")
+    assert steps == sorted(steps, key=lambda kind_and_step: kind_and_step[1])
+    assert len(steps) == len(set(steps)) == 6 + 3
+    assert any(
+        not torch.equal(t, weights_of(tmp_path / "teacher")[n]) for n, t in weights_of(tmp_path / "student").items()
+    )
+
+
+def test_errors_of_the_workers_arrive_as_themselves(settings: dict[str, Any], tmp_path: Path):
+    broken = tmp_path / "broken.parquet"
+    table = pq.read_table(settings["sources"][0]).to_pylist()
+    for row in table:
+        row["audio"]["bytes"] = b"no audio"
+    pq.write_table(pa.Table.from_pylist(table, schema=tables.CLIPS), broken)
+    spec = TrainingSpec(output=str(tmp_path / "broken"), **settings | {"sources": (str(broken),)})
+    with pytest.raises(StageError, match="clips in a row cannot be used"):
+        run_training(spec, WORKER)
+    with pytest.raises(ConfigError, match=r"training.batch_size: 8 .* by 3 workers"):
+        run_training(spec, WorkerSettings(num_workers=3))
+    absent = TrainingSpec(output=str(tmp_path / "absent"), **settings | {"sources": (str(tmp_path / "no.parquet"),)})
+    with pytest.raises(DataError, match=r"no\.parquet: no such file"):
+        run_training(absent, WORKER)
+
+
+def test_a_spec_that_contradicts_itself_is_refused(settings: dict[str, Any]):
+    for changes, message in (
+        ({"initial_model": "somewhere"}, "either initial_model"),
+        ({"model": None}, "either initial_model"),
+        ({"objective": ObjectiveSettings(soft_label_weight=0.3)}, "soft labels need a teacher"),
+        ({"objective": ObjectiveSettings(replay_probability=0.3)}, "needs replay tables"),
+        ({"sources": "one.parquet"}, "sources is a tuple"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            TrainingSpec(output="out", **settings | changes)
+    one, two = TrainingSpec(output="a", **settings), TrainingSpec(output="a", **settings | {"seed": 4})
+    assert one.run_name == TrainingSpec(output="a", **settings).run_name != two.run_name
