@@ -62,7 +62,7 @@ def corpus_build(
     """Read a corpus, check each row, write the clips and captions tables."""
     from raysem.corpora.registry import build_corpus
 
-    options = dict(config.parse_override(text) for text in option or ())
+    options = dict(config.parse_override(text, "--option") for text in option or ())
     summary = build_corpus(
         name,
         root,
@@ -127,7 +127,8 @@ def search(
         print(json.dumps(found, indent=2))
         return
     for row in found:
-        print(f"{row['similarity']:.4f}  {row['clip_id']}  {row['path'] or ''}")
+        about = f"  ({row['caption']})" if row["caption"] else ""
+        print(f"{row['similarity']:.4f}  {row['clip_id']}  {row['path'] or ''}{about}")
 
 
 @app.command()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from raysem.errors import ConfigError
 
@@ -18,23 +19,44 @@ from raysem.errors import ConfigError
 class Settings(BaseModel):
     """One section of a recipe: frozen, and closed to unknown keys. A docstring under a field says what it means."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and not _takes_bool(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError(f"expected no true or false, got {value}")
+        return value
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice."""
+    """Safe YAML that refuses a key written twice, and leaves `on`, `no` and dates as the text they are."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # `<<: *anchor`, resolved by the base class
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: a key is a word, not a list or a mapping")
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
                 raise ConfigError(f"{key}: written twice (line {key_node.start_mark.line + 1})")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+# YAML 1.1 reads `on`, `y` and dates as values of their own; with them as text, the declared type decides.
+_RecipeLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[-1] not in ("bool", "timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_RecipeLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|false|False)$"), list("tTfF"))
 
 
 def read_yaml(text: str, where: str) -> dict[str, Any]:
@@ -45,40 +67,68 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}:{line} not valid YAML: {getattr(error, 'problem', error)}") from None
+        line = f" line {mark.line + 1}:" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{where}:{line} not valid YAML: {problem}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{where}: a recipe is a mapping of sections, this is a {type(content).__name__}")
-    return content
+    try:
+        return json.loads(json.dumps(content))  # keys become texts, and nothing is shared between two places
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: holds what a recipe cannot hold ({error})") from None
 
 
-def parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str, option: str = "--set") -> tuple[str, Any]:
     """`a.b=value` into ("a.b", value), value as YAML reads it (`[1, 2]` is a list, `null` is None)."""
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text}: expected dotted.key=value")
+    key = key.strip()
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"{option} {text}: expected dotted.key=value")
     try:
-        return key.strip(), yaml.safe_load(value) if value.strip() else ""
-    except yaml.YAMLError:
-        return key.strip(), value
+        return key, read_yaml(f"value: {value}", f"{option} {key}")["value"] if value.strip() else ""
+    except ConfigError as error:
+        if "written twice" in str(error):
+            raise
+        return key, value
 
 
 def with_overrides(content: Mapping[str, Any], overrides: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A copy of `content` in which each dotted key has its new value; a mapping replaces a mapping key by key."""
+    """A copy of `content` in which each dotted key has its new value.
+
+    A mapping changes the keys that it names, as dotted keys for each would; an empty one empties. A part of a key that
+    is a number is a place in a list: `corpora.wild.0.root`.
+    """
     result = json.loads(json.dumps(content))
     for key, value in overrides:
-        at, parts = result, key.split(".")
+        at: Any = result
+        parts = key.split(".")
         for depth, part in enumerate(parts[:-1]):
-            below = at.setdefault(part, {})
-            if below is None:
-                below = at[part] = {}
-            if not isinstance(below, dict):
-                raise ConfigError(f"{key}: {'.'.join(parts[: depth + 1])} is a value, it has no keys")
-            at = below
-        at[parts[-1]] = value
+            above = ".".join(parts[:depth])
+            if isinstance(at, dict) and at.get(part) is None:
+                at[part] = {}
+            at = at[_place(at, part, key, above)]
+        last = _place(at, parts[-1], key, ".".join(parts[:-1]))
+        old = at.get(last) if isinstance(at, dict) else at[last]
+        at[last] = _merged(old, value)
     return result
+
+
+def _place(at: Any, part: str, key: str, above: str) -> Any:
+    if isinstance(at, dict):
+        return part
+    if not isinstance(at, list):
+        raise ConfigError(f"{key}: {above} is a value, it has no keys")
+    if not part.isdecimal() or int(part) >= len(at):
+        raise ConfigError(f"{key}: {above} is a list of {len(at)}, expected a place from 0 and got {part!r}")
+    return int(part)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if isinstance(old, dict) and isinstance(new, dict) and new:
+        return old | {key: _merged(old.get(key), value) for key, value in new.items()}
+    return new
 
 
 def build(settings: type[SettingsT], content: Mapping[str, Any], where: str = "recipe") -> SettingsT:
@@ -145,10 +195,18 @@ def _explain(settings: type[Settings], details: Mapping[str, Any]) -> str:
         return f"{dotted}: no such key{hint}; there are {', '.join(names)}"
     if kind == "missing":
         return f"{dotted}: is missing and has no default"
-    message = details["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = details["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{dotted}: {message}" if location else message
-    return f"{dotted}: expected {message}, got {details['input']!r}"
+    hint = ", put it in quotes" if kind == "string_type" and isinstance(details["input"], int | float) else ""
+    expected = message.removeprefix("Input should be ").split(", got ")[0].split(", unable ")[0]
+    expected = {"a valid string": "text", "a valid dictionary": "a mapping"}.get(expected, expected)
+    return f"{dotted}: expected {expected}, got {_shortly(details['input'])}{hint}"
+
+
+def _shortly(value: Any, length: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _section_at(settings: type[Settings], location: list[str]) -> type[Settings]:
@@ -160,6 +218,12 @@ def _section_at(settings: type[Settings], location: list[str]) -> type[Settings]
             found = _models_in(field.annotation)
             current = found[0] if found else current
     return current
+
+
+def _takes_bool(annotation: Any) -> bool:
+    if annotation in (Any, bool) or isinstance(annotation, bool):
+        return True
+    return any(_takes_bool(argument) for argument in get_args(annotation))
 
 
 def _models_in(annotation: Any) -> list[type[Settings]]:

@@ -19,6 +19,10 @@ class DataError(UserError):
     """A table, corpus or checkpoint that is not what it should be; the message names the file and the row or key."""
 
 
+class StorageError(DataError, OSError):
+    """A store behind a URI cannot be reached or refuses: no credentials, no such bucket, no connection."""
+
+
 class StageError(RaysemError):
     """A stage could not be finished; what it had written stays and is used by the next attempt."""
 

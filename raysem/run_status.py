@@ -20,12 +20,14 @@ def read_status(output: storage.Location) -> dict[str, Any]:
     """
     try:
         plan = storage.read_json(storage.join(output, PLAN))
-    except FileNotFoundError:
+        planned = [(stage["name"], stage["digest"]) for stage in plan["stages"]]
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{output}: no {PLAN} there; not the output of a run") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{storage.join(output, PLAN)}: not readable; run the job again to have it written") from None
     stages = []
-    for planned in plan["stages"]:
-        folder = storage.join(output, planned["name"], planned["digest"])
-        stages.append({"name": planned["name"], "digest": planned["digest"], **_stage(folder)})
+    for name, digest in planned:
+        stages.append({"name": name, "digest": digest, **_stage(storage.join(output, name, digest))})
     return {"output": output, "driver": read_lock(output), "stages": stages}
 
 
@@ -59,7 +61,7 @@ def _stage(folder: storage.Location) -> dict[str, Any]:
     try:
         done = storage.read_json(storage.join(folder, DONE))
         found |= {"state": "finished", "seconds": done["seconds"], "attempts": done["attempts"]}
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         if attempts:
             found["state"] = "started"
     if found["state"] == "waiting":
@@ -67,7 +69,7 @@ def _stage(folder: storage.Location) -> dict[str, Any]:
     records = Ledger(folder).records()
     if records or storage.exists(storage.join(folder, "plan.json")):
         summed = total(records.values())
-        elapsed = time.time() - storage.read_json(attempts[-1])["began"] if attempts else 0.0
+        elapsed = found.get("seconds") or _seconds_since_start(attempts)
         found["shards"] = {
             "done": summed["shards"],
             "total": _planned_shards(folder) or (summed["shards"] if found["state"] == "finished" else None),
@@ -82,8 +84,15 @@ def _stage(folder: storage.Location) -> dict[str, Any]:
     return found
 
 
+def _seconds_since_start(attempts: list[storage.Location]) -> float:
+    try:
+        return time.time() - float(storage.read_json(attempts[-1])["began"])
+    except (FileNotFoundError, IndexError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
 def _planned_shards(folder: storage.Location) -> int | None:
     try:
         return int(storage.read_json(storage.join(folder, "plan.json"))["shards"])
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

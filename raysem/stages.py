@@ -7,7 +7,6 @@ new folders and leaves the others as they are. Nothing here knows audio or Ray.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -78,12 +77,15 @@ class StageResult:
 def done_record(stage: Stage, output: storage.Location) -> dict[str, Any] | None:
     """The stage's `_done.json`, or None when it is not finished."""
     try:
-        return storage.read_json(storage.join(stage.folder(output), DONE))
+        record = storage.read_json(storage.join(stage.folder(output), DONE))
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError:
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not {"summary", "seconds", "attempts"} <= record.keys():
         log.warning("%s: %s is not readable; the stage is run again", stage.name, DONE)
         return None
+    return record
 
 
 def run_stages(
@@ -144,6 +146,8 @@ def in_order(stages: Sequence[Stage]) -> list[Stage]:
             for before in stage.inputs:
                 place(before)
             placed[stage.name] = stage
+        elif placed[stage.name].digest != stage.digest:
+            raise ValueError(f"two stages are named {stage.name}")
 
     for stage in stages:
         place(stage)
@@ -166,7 +170,7 @@ def write_plan(stages: Sequence[Stage], output: storage.Location, recipe: Mappin
     try:
         before = storage.read_json(location)["recipe"]
         changes = config.differences(before, dict(recipe))
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         changes = []
     plan = [{"name": stage.name, "digest": stage.digest, "settings": stage.settings} for stage in stages]
     storage.write_json(location, {"stages": plan, "recipe": dict(recipe)})
@@ -200,6 +204,11 @@ def run_lock(output: storage.Location) -> Iterator[None]:
     def beat() -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
             try:
+                held = _read_lock(location)
+                if held and held["token"] != token:
+                    who = f"process {held['pid']} on {held['host']}"
+                    log.error("%s: taken over by %s; end one of the two", location, who)
+                    return
                 storage.write_json(location, _lock_content(token))
             except OSError as error:
                 log.warning("%s: heartbeat not written (%s)", location, error)
@@ -212,7 +221,7 @@ def run_lock(output: storage.Location) -> Iterator[None]:
         stop.set()
         thread.join()
         held = _read_lock(location)
-        if held and held.get("token") == token:
+        if held and held["token"] == token:
             storage.delete(location)
 
 
@@ -225,8 +234,10 @@ def _acquire(location: storage.Location, token: str) -> None:
                 f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(held['began']))}; wait for it, or end it"
             )
         if held:
-            log.info("%s: left behind by process %s on %s, taken over", location, held["pid"], held["host"])
-            storage.delete(location)
+            again = _read_lock(location)
+            if again and again["token"] == held["token"]:  # else another driver has taken it over meanwhile
+                log.info("%s: left behind by process %s on %s, taken over", location, held["pid"], held["host"])
+                storage.delete(location)
         if _create(location, token):
             return
     raise UserError(f"{location}: another driver took this output at the same moment; run the command again later")
@@ -236,17 +247,23 @@ def _create(location: storage.Location, token: str) -> bool:
     content = _lock_content(token)
     if not storage.is_remote(location):
         path = Path(storage.absolute(location))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.with_name(f".{path.name}.{token}")
+        storage.write_json(str(whole), content)
         try:
-            with path.open("x") as handle:
-                json.dump(content, handle)
+            path.hardlink_to(whole)  # fails if it is there, and nobody ever sees half a lock
         except FileExistsError:
             return False
+        except OSError:  # a file system without hard links
+            if path.exists():
+                return False
+            whole.replace(path)
+        finally:
+            whole.unlink(missing_ok=True)
         return True
     storage.write_json(location, content)
     time.sleep(1.0)  # the later of two writers wins on an object store; the other one sees it here
     held = _read_lock(location)
-    return bool(held and held.get("token") == token)
+    return bool(held and held["token"] == token)
 
 
 def read_lock(output: storage.Location) -> dict[str, Any] | None:
@@ -257,11 +274,13 @@ def read_lock(output: storage.Location) -> dict[str, Any] | None:
 
 def _read_lock(location: storage.Location) -> dict[str, Any] | None:
     try:
-        return storage.read_json(location)
+        held = storage.read_json(location)
     except FileNotFoundError:
         return None
     except ValueError:
-        return {"host": "unknown", "pid": -1, "began": 0.0, "beat": 0.0}  # half a lock is no lock
+        held = None
+    damaged = {"host": "unknown", "pid": -1, "began": 0.0, "beat": 0.0, "token": ""}
+    return held if isinstance(held, dict) and damaged.keys() <= held.keys() else damaged
 
 
 def _lock_content(token: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysem.errors import DataError
+from raysem.errors import DataError, StorageError
 
 Location = str
 
@@ -60,24 +60,41 @@ def filesystem(location: Location) -> tuple[fsspec.AbstractFileSystem, str]:
         raise DataError(f"{location}: no filesystem for this scheme ({error})") from error
 
 
+@contextmanager
+def _reaching(location: Location) -> Iterator[None]:
+    """One kind of error for a store that cannot be reached: each driver has its own (botocore's are not OSErrors)."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, StorageError):
+        raise
+    except Exception as error:
+        if not is_remote(location):
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise StorageError(f"{location}: cannot be reached or used ({reason})") from error
+
+
 def exists(location: Location) -> bool:
     """Whether a file or a folder is there."""
     fs, path = filesystem(location)
     fs.invalidate_cache()
-    return fs.exists(path)
+    with _reaching(location):
+        return fs.exists(path)
 
 
 def is_folder(location: Location) -> bool:
     """Whether `location` is a folder (on an object store: whether keys start with it)."""
     fs, path = filesystem(location)
     fs.invalidate_cache()
-    return fs.isdir(path)
+    with _reaching(location):
+        return fs.isdir(path)
 
 
 def size_bytes(location: Location) -> int:
     """Size of one file."""
     fs, path = filesystem(location)
-    return int(fs.size(path))
+    with _reaching(location):
+        return int(fs.size(path))
 
 
 def list_files(location: Location, suffix: str = "") -> list[Location]:
@@ -94,18 +111,21 @@ def _children(location: Location) -> list[tuple[Location, str]]:
     fs, path = filesystem(location)
     fs.invalidate_cache()
     try:
-        entries = fs.ls(path, detail=True)
+        with _reaching(location):
+            entries = fs.ls(path, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    names = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry["type"] for entry in entries}
-    hidden = path.rstrip("/").rsplit("/", 1)[-1] if is_remote(location) else ""
-    return [(join(location, name), kind) for name, kind in sorted(names.items()) if name and name != hidden]
+    # `ls` of a file, and on an object store of a folder made by hand, lists the place itself
+    itself = path.rstrip("/")
+    kinds = {entry["name"].rstrip("/"): entry["type"] for entry in entries if entry["name"].rstrip("/") != itself}
+    return [(join(location, name.rsplit("/", 1)[-1]), kind) for name, kind in sorted(kinds.items())]
 
 
 def read_bytes(location: Location) -> bytes:
     """The whole file; FileNotFoundError when it is not there."""
     fs, path = filesystem(location)
-    return fs.cat_file(path)
+    with _reaching(location):
+        return fs.cat_file(path)
 
 
 def read_json(location: Location) -> Any:
@@ -117,7 +137,9 @@ def read_json(location: Location) -> Any:
 def open_read(location: Location) -> Iterator[IO[bytes]]:
     """A seekable file object."""
     fs, path = filesystem(location)
-    with fs.open(path, "rb") as handle:
+    with _reaching(location):
+        opened = fs.open(path, "rb")
+    with opened as handle:
         yield handle
 
 
@@ -128,7 +150,8 @@ def whole_file(location: Location) -> Iterator[IO[bytes]]:
         buffer = io.BytesIO()
         yield buffer
         fs, path = filesystem(location)
-        fs.pipe_file(path, buffer.getvalue())
+        with _reaching(location):
+            fs.pipe_file(path, buffer.getvalue())
         return
     target = Path(absolute(location))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -174,19 +197,31 @@ def read_table(location: Location, columns: Sequence[str] | None = None) -> pa.T
 
 
 def _read_one(file: Location, columns: Sequence[str] | None) -> pa.Table:
+    with _open_parquet(file, columns) as parquet:
+        return parquet.read(columns=list(columns) if columns is not None else None)
+
+
+@contextmanager
+def _open_parquet(file: Location, columns: Sequence[str] | None = None) -> Iterator[pq.ParquetFile]:
+    """The file, known to have `columns`; DataError when there is none or it is damaged."""
     try:
         with open_read(file) as handle:
-            return pq.read_table(handle, columns=list(columns) if columns is not None else None)
-    except FileNotFoundError:
+            parquet = pq.ParquetFile(handle)
+            absent = [name for name in columns or () if name not in parquet.schema_arrow.names]
+            if absent:
+                raise DataError(f"{file}: no column {absent[0]!r}; there are {parquet.schema_arrow.names}")
+            yield parquet
+    except (FileNotFoundError, IsADirectoryError):
         raise DataError(f"{file}: no such file") from None
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{file}: not a readable Parquet file ({error})") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and (error.errno is not None or "deserializ" not in str(error)):
+            raise  # of the disk or the store; Arrow has OSErrors without a number for damaged bytes
+        raise DataError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
 
 
 def read_rows(location: Location, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
     """Rows [start, stop) of one Parquet file; only the row groups that hold them are read."""
-    with open_read(location) as handle:
-        file = pq.ParquetFile(handle)
+    with _open_parquet(location, columns) as file:
         groups: list[int] = []
         first = offset = 0
         for index in range(file.num_row_groups):
@@ -202,8 +237,8 @@ def read_rows(location: Location, start: int, stop: int, columns: Sequence[str] 
 
 def count_rows(location: Location) -> int:
     """Rows of one Parquet file, from its footer."""
-    with open_read(location) as handle:
-        return pq.ParquetFile(handle).metadata.num_rows
+    with _open_parquet(location) as file:
+        return file.metadata.num_rows
 
 
 def digest_of(location: Location) -> str:
@@ -219,8 +254,10 @@ def delete(location: Location) -> None:
     """Remove a file or a whole folder; nothing happens when it is not there."""
     if is_remote(location):
         fs, path = filesystem(location)
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
+        fs.invalidate_cache()
+        with _reaching(location):
+            if fs.exists(path):
+                fs.rm(path, recursive=True)
         return
     local = Path(absolute(location))
     if local.is_dir() and not local.is_symlink():

@@ -204,7 +204,7 @@ def read_corpus(
         return empty, texts, rejects_table([], STAGE)
     tables, check = open_corpus(name, root, options, missing=missing)
     clips = pa.concat_tables([empty, *tables])
-    _require_clips(check, name, root)
+    require_clips(check, name, root)
     return clips, captions_table(check.captions.values()), rejects_table(check.rejects, STAGE)
 
 
@@ -247,7 +247,7 @@ def build_corpus(
         manifest = write_shards(tables, clips_folder, rows_per_shard=rows_per_shard, max_shard_mib=max_shard_mib)
         if not check.num_clips:
             storage.delete(clips_folder)
-        _require_clips(check, name, root)
+        require_clips(check, name, root)
         num_clips, num_shards = manifest.rows, len(manifest.shards)
         outcomes.update(outcome for _, outcome, _ in check.rejects)
         texts = captions_table(check.captions.values())
@@ -270,7 +270,8 @@ def build_corpus(
     return summary
 
 
-def _require_clips(check: RowCheck, name: str, root: str) -> None:
+def require_clips(check: RowCheck, name: str, root: str) -> None:
+    """DataError, with the first reject, unless a clip came through."""
     if check.num_clips:
         return
     reason = f"; the first of {len(check.rejects)} rejects: {check.rejects[0][2]}" if check.rejects else ""

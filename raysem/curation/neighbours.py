@@ -30,7 +30,7 @@ class NeighbourSettings(Settings):
     """Inverted lists; by default 4 sqrt(rows)."""
     lists_per_query: PositiveInt = 64
     recall_queries: PositiveInt = 256
-    """Rows whose neighbours are also looked up exactly, to measure the recall of inverted lists."""
+    """Queries whose neighbours are also looked up exactly, to measure the recall of inverted lists."""
     recall_k: PositiveInt = 10
     min_recall: float = Field(0.0, ge=0, le=1)
     """Below it, building warns."""
@@ -64,6 +64,15 @@ class NeighbourIndex:
     def is_exact(self) -> bool:
         return isinstance(self._index, faiss.IndexFlatIP)
 
+    def to_bytes(self) -> bytes:
+        """The index as a file, so that it is built once and read by many processes."""
+        return faiss.serialize_index(self._index).tobytes()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, recall: float = 1.0) -> NeighbourIndex:
+        """The index that `to_bytes` wrote; it searches as the first one does."""
+        return cls(faiss.deserialize_index(np.frombuffer(content, np.uint8)), recall)
+
     def search(self, query_QD: np.ndarray, k: int) -> NeighbourTable:
         """The min(k, rows) nearest rows of each query."""
         query_QD = _checked(query_QD, self._index.d)
@@ -71,10 +80,15 @@ class NeighbourIndex:
         return _ordered(index_QK, similarity_QK)
 
 
-def build_index(chunks: Chunks, settings: NeighbourSettings | None = None) -> NeighbourIndex:
+def build_index(
+    chunks: Chunks, settings: NeighbourSettings | None = None, *, queries_QD: np.ndarray | None = None
+) -> NeighbourIndex:
     """Index all rows of `chunks`: flat up to `settings.exact_up_to` rows, else inverted lists with measured recall.
 
     A pass counts the rows, a pass adds them; inverted lists take two more, for their training rows and the recall.
+
+    Args:
+        queries_QD: what the recall is measured with; by default rows of the index.
     """
     settings = settings or NeighbourSettings()
     num_rows, width = 0, 0
@@ -90,9 +104,10 @@ def build_index(chunks: Chunks, settings: NeighbourSettings | None = None) -> Ne
             flat.add(_checked(rows, width))
         return NeighbourIndex(flat, recall=1.0)
     index = _inverted_lists(chunks, num_rows, width, settings)
-    sample_QD = _rows_at(chunks, _sample(num_rows, settings.recall_queries, settings.seed + 1))
-    exact = exact_neighbours(sample_QD, chunks(), settings.recall_k)
-    recall = recall_of(NeighbourIndex(index, 1.0).search(sample_QD, settings.recall_k), exact)
+    if queries_QD is None:
+        queries_QD = _rows_at(chunks, _sample(num_rows, settings.recall_queries, settings.seed + 1))
+    exact = exact_neighbours(queries_QD, chunks(), settings.recall_k)
+    recall = recall_of(NeighbourIndex(index, 1.0).search(queries_QD, settings.recall_k), exact)
     if recall < settings.min_recall:
         log.warning("neighbours: recall %.3f is below %.3f; raise lists_per_query", recall, settings.min_recall)
     return NeighbourIndex(index, recall)

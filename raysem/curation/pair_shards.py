@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,32 +18,18 @@ import torch
 
 from raysem import storage
 from raysem.corpora.rows import caption_id
-from raysem.curation.matching import MAX_PAIRS, match_above
+from raysem.curation.embeddings import embedding_matrix, read_embeddings
+from raysem.curation.matching import match_above
+from raysem.curation.neighbour_shards import caption_means, clip_means
 from raysem.curation.ranking import rank_over_shards, rank_within
 from raysem.curation.selection import PoolFacts, ScoredPairs, SelectionSettings, select_pairs
-from raysem.errors import DataError
+from raysem.curation.statistics import quantile_similarity
 from raysem.ledger import DoneRecord, Ledger
 from raysem.tables import IMPROVEMENT_SET, KEPT, SCORED_PAIRS
 
 log = logging.getLogger(__name__)
 
 BELOW_FLOOR = "below_threshold"
-
-
-def embedding_matrix(table: pa.Table) -> np.ndarray:
-    """The column `embedding` as float32 (rows, D)."""
-    column = table.column("embedding").combine_chunks()
-    width = column.type.list_size
-    return column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(len(table), width)
-
-
-def read_embeddings(folder: storage.Location) -> tuple[pa.ChunkedArray, np.ndarray]:
-    """(identifiers, embeddings) of all shards of a stage, in the order of the shards."""
-    files = Ledger(folder).files()
-    if not files:
-        raise DataError(f"{folder}: no embeddings there")
-    table = pa.concat_tables([storage.read_table(file) for file in files])
-    return table.column(0), embedding_matrix(table)
 
 
 class MatchShards:
@@ -120,10 +106,12 @@ class SelectShards:
         facts: PoolFacts,
         teacher: str,
         excluded: storage.Location | None = None,
+        neighbours: storage.Location | None = None,
         materialize_audio: bool = False,
     ):
         self._pairs, self._clips, self._settings = Ledger(pairs), dict(clips), settings
         self._facts, self._teacher, self._materialize = facts, teacher, materialize_audio
+        self._neighbours = neighbours
         self._texts = CaptionTexts.read(captions).text_of
         self._excluded: set[str] = set()
         if excluded is not None:
@@ -138,7 +126,7 @@ class SelectShards:
             table["rank_for_clip"].to_numpy(),
             table["rank_for_caption"].to_numpy(),
         )
-        chosen = select_pairs(pairs, self._settings, self._facts)
+        chosen = select_pairs(pairs, self._settings, self._facts_of(shard))
         keep = chosen.keep_P
         if self._excluded:
             keep = keep & ~pc.is_in(table["clip_id"], value_set=pa.array(sorted(self._excluded))).to_numpy()
@@ -167,6 +155,13 @@ class SelectShards:
         )
         return DoneRecord(shard, count, outcomes), {"shards": result.cast(IMPROVEMENT_SET)}
 
+    def _facts_of(self, shard: str) -> PoolFacts:
+        """With what is known of this shard's clips alone, so that no worker holds the facts of all clips."""
+        margin = self._settings.margin
+        if margin is None or self._neighbours is None:
+            return self._facts
+        return replace(self._facts, clip_neighbour_similarity=clip_means(self._neighbours, shard, margin.num_neighbours))
+
 
 def annotated_pairs(
     clips: storage.Location, settings: SelectionSettings, similarity_of: Mapping[str, float], teacher: str
@@ -192,24 +187,36 @@ def annotated_pairs(
     return pa.Table.from_pylist(rows, schema=IMPROVEMENT_SET)
 
 
-def pool_facts(pairs: storage.Location, settings: SelectionSettings, kept_captions: frozenset[str] | None) -> PoolFacts:
-    """What the rules of `settings` must know of all shards: one pass over the columns they need."""
+def pool_facts(
+    pairs: storage.Location,
+    settings: SelectionSettings,
+    kept_captions: frozenset[str] | None,
+    neighbours: storage.Location | None = None,
+) -> PoolFacts:
+    """What the rules of `settings` must know of all shards: a pass over the columns they need (two for a quantile).
+
+    Mutual neighbours need nothing more: a pair above the floor has the rank among all captions (clips), since
+    whatever is nearer lies above the floor too. The clips' part of `margin` comes shard by shard in `SelectShards`.
+    """
     counts: Counter[str] = Counter()
-    quantile_similarity: float | None = None
+    at_quantile: float | None = None
+    means: dict[str, float] = {}
+    if settings.quantile is not None:
+        at_quantile = quantile_similarity(
+            lambda: (table["similarity"].to_numpy() for table in _columns(pairs, ["similarity"])), settings.quantile
+        )
     if settings.cap_per_caption is not None:
+        threshold = max(settings.similarity_threshold, at_quantile if at_quantile is not None else -1.0)
         for table in _columns(pairs, ["caption_id", "similarity"]):
-            above = table.filter(pc.greater_equal(table["similarity"], np.float32(settings.similarity_threshold)))
+            counts.update(dict.fromkeys(table["caption_id"].unique().to_pylist(), 0))  # none above is a count too
+            above = table.filter(pc.greater_equal(table["similarity"], np.float32(threshold)))
             values = pc.value_counts(above["caption_id"]).to_pylist()
             counts.update({value["values"]: value["counts"] for value in values})
-    if settings.quantile is not None:
-        similarities = [table["similarity"].to_numpy() for table in _columns(pairs, ["similarity"])]
-        everything = np.concatenate([np.empty(0, np.float32), *similarities])
-        if len(everything) > MAX_PAIRS * 20:
-            raise DataError(f"quantile: {len(everything)} pairs are more than fit here; use similarity_threshold")
-        if len(everything):
-            place = max(0, len(everything) - max(1, round(settings.quantile * len(everything))))
-            quantile_similarity = float(np.partition(everything, place)[place])
-    return PoolFacts(kept_captions=kept_captions, caption_counts=counts, quantile_similarity=quantile_similarity)
+    if settings.margin is not None:
+        if neighbours is None:
+            raise ValueError("margin needs the neighbour tables")
+        means = caption_means(neighbours, settings.margin.num_neighbours)
+    return PoolFacts(kept_captions, counts, at_quantile, caption_neighbour_similarity=means)
 
 
 def _columns(pairs: storage.Location, names: list[str]) -> Iterator[pa.Table]:

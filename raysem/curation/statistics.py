@@ -86,7 +86,7 @@ class PairStatistics:
         similarity_P: np.ndarray,
         *,
         num_clips: int,
-        is_correct: np.ndarray | None = None,
+        is_correct: Sequence[bool | None] | np.ndarray | None = None,
     ) -> PairStatistics:
         """Statistics of one shard, which holds all pairs of its clips.
 
@@ -147,8 +147,8 @@ class PairStatistics:
             "clips_with_pairs": self.num_clips - self.captions_per_clip[0],
             "captions": num_captions,
             "captions_with_pairs": len(self.clips_per_caption),
-            "captions_per_clip_skew": skewness(clips),
-            "clips_per_caption_skew": skewness(captions),
+            "captions_per_clip_skew": skewness(np.sort(clips)),
+            "clips_per_caption_skew": skewness(np.sort(captions)),
             "hubs": [{"caption_id": name, "clips": count, "share": count / total} for name, count in hubs],
             "by_threshold": {
                 f"{threshold:g}": {

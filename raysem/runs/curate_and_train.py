@@ -14,6 +14,7 @@ from raysem import config, storage
 from raysem.audio.load import AudioSettings
 from raysem.config import plain
 from raysem.corpora.synthetic import build_synthetic
+from raysem.curation.neighbour_shards import NeighbourShards, neighbour_shards, prepare_index
 from raysem.curation.pair_shards import MatchShards, SelectShards
 from raysem.curation.ray_shards import make_shards, run_as_task
 from raysem.curation.ray_stages import EmbedJob, embed_captions, embed_clips
@@ -45,7 +46,7 @@ class CurateAndTrain:
     def stages(self) -> list[Stage]:
         """Every stage, in the order in which it can run."""
         listed = [*self._corpora.values(), self.pool, self.teacher, self.embed_captions, self.domain, self.embed_wild]
-        listed += [self.match, self.screen, *self._selections.values(), self.statistics, *self._students.values()]
+        listed += [self.match, self.neighbours, self.screen, *self._selections.values(), self.statistics, *self._students.values()]
         listed += [*self._evaluation_embeddings.values(), self.scores, self.report]
         return in_order([stage for stage in listed if stage is not None])
 
@@ -245,6 +246,33 @@ class CurateAndTrain:
         return Stage("match", run, settings={"floor": floor}, inputs=[self.embed_wild, self.embed_captions])
 
     @cached_property
+    def neighbours(self) -> Stage:
+        """The k nearest captions of every clip, and the k nearest clips of every caption."""
+        curation = self.recipe.curation
+        margins = [student.curation.margin for student in self.students.values()]
+        k = max([curation.neighbours, *(margin.num_neighbours for margin in margins if margin)])
+
+        def run(folder: storage.Location) -> dict[str, Any]:
+            clips, captions = self.embed_wild.folder(self.output), self.embed_captions.folder(self.output)
+            num_captions, index = count_rows(captions), None
+            about = {"captions": num_captions, "exact": True, "recall": 1.0}
+            if num_captions > curation.neighbour_index.exact_up_to:
+                index = storage.join(folder, "captions.faiss")
+                about = run_as_task(prepare_index, captions, clips, index, k, curation.neighbour_index)
+            counts = make_shards(
+                neighbour_shards(clips, captions),
+                folder,
+                NeighbourShards,
+                {"clips": clips, "captions": captions, "k": k, "index": index},
+                what="neighbours",
+                workers=64,
+            )
+            return counts | {"k": k, "index": about}
+
+        settings = {"k": k, "index": plain(curation.neighbour_index)}
+        return Stage("neighbours", run, settings=settings, inputs=[self.embed_wild, self.embed_captions])
+
+    @cached_property
     def screen(self) -> Stage | None:
         """Clips of the pool left out: near-duplicates of evaluation clips, and of each other."""
         curation = self.recipe.curation
@@ -293,11 +321,13 @@ class CurateAndTrain:
         if settings.strategy == "DS":
             return self._annotated_selection(name, settings)
         materialize = self.recipe.curation.materialize_audio
+        neighbour_stage = self.neighbours if settings.margin else None
 
         def run(folder: storage.Location) -> dict[str, Any]:
             pairs = self.match.folder(self.output)
             domain = self.domain.folder(self.output) if self.domain else None
-            facts = run_as_task(curation_facts.facts_for, pairs, settings, domain)
+            neighbours = neighbour_stage.folder(self.output) if neighbour_stage else None
+            facts = run_as_task(curation_facts.facts_for, pairs, settings, domain, neighbours)
             clips = {
                 storage.name_of(shard): shard for shard in roles.clip_shards(self._corpora["wild"].folder(self.output))
             }
@@ -309,6 +339,7 @@ class CurateAndTrain:
                 "facts": facts,
                 "teacher": teachers.about(self.teacher.folder(self.output))["fingerprint"],
                 "excluded": storage.join(self.screen.folder(self.output), "rejects.parquet") if self.screen else None,
+                "neighbours": neighbours,
                 "materialize_audio": materialize,
             }
             counts = make_shards(
@@ -317,7 +348,8 @@ class CurateAndTrain:
             return _improvement_set_counts(counts, name)
 
         inputs = [self.match, self.pool, self._corpora["wild"], self.teacher]
-        inputs += [stage for stage in (self.domain if settings.strategy == "ADS" else None, self.screen) if stage]
+        domain_stage = self.domain if settings.strategy == "ADS" else None
+        inputs += [stage for stage in (domain_stage, self.screen, neighbour_stage) if stage]
         content = plain(settings) | {"materialize_audio": materialize}
         return Stage(name, run, settings=content, inputs=inputs)
 
@@ -356,19 +388,23 @@ class CurateAndTrain:
                     captions=self.pool.folder(self.output),
                     wild=self._corpora["wild"].folder(self.output),
                     domain=self.domain.folder(self.output) if self.domain else None,
+                    neighbours=self.neighbours.folder(self.output),
                     selections={stage.name: stage.folder(self.output) for stage in selections},
                     thresholds={stage.name: _threshold_of(stage) for stage in selections},
                     floor=recipe.lowest_threshold(),
                     num_clips=count_rows(self.embed_wild.folder(self.output)),
                     num_captions=count_rows(self.embed_captions.folder(self.output)),
+                    hubness_k=recipe.curation.neighbours,
                     per_class=recipe.report.players_per_class,
                     classes=recipe.report.listening_classes,
                     seed=recipe.seed,
                 ),
             )
 
-        inputs = [self.match, self.pool, self._corpora["wild"], *([self.domain] if self.domain else []), *selections]
+        inputs = [self.match, self.neighbours, self.pool, self._corpora["wild"]]
+        inputs += [*([self.domain] if self.domain else []), *selections]
         settings = {"players": recipe.report.players_per_class, "classes": recipe.report.listening_classes}
+        settings |= {"hubness_k": recipe.curation.neighbours}
         return Stage("select/statistics", run, settings=settings, inputs=inputs)
 
     # -- students -----------------------------------------------------------------------------------------------------
@@ -453,7 +489,7 @@ class CurateAndTrain:
     def report(self) -> Stage:
         """`summary.json` and `report/index.html`."""
         before = [*self._corpora.values(), self.pool, self.teacher, self.embed_captions, self.embed_wild, self.match]
-        before += [stage for stage in (self.screen,) if stage]
+        before += [self.neighbours, *([self.screen] if self.screen else [])]
         before += [*self._selections.values(), self.statistics, *self._students.values()]
         before += [*self._evaluation_embeddings.values(), *([self.scores] if self.scores else [])]
 

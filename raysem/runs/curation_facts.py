@@ -18,6 +18,7 @@ from raysem import storage
 from raysem.curation.decontamination import as_rejects, overlap_by_embedding
 from raysem.curation.deduplication import near_duplicates
 from raysem.curation.hubness import skewness
+from raysem.curation.neighbour_shards import Side, occurrences
 from raysem.curation.pair_shards import CaptionTexts, annotated_pairs, pool_facts, rank_pairs, read_embeddings
 from raysem.curation.selection import PoolFacts, SelectionSettings
 from raysem.errors import DataError
@@ -65,8 +66,13 @@ def rank_all(scored: storage.Location, output: storage.Location, captions: stora
     return counts
 
 
-def facts_for(pairs: storage.Location, settings: SelectionSettings, domain: storage.Location | None) -> PoolFacts:
-    """What `select_pairs` must know of all shards for these settings."""
+def facts_for(
+    pairs: storage.Location,
+    settings: SelectionSettings,
+    domain: storage.Location | None,
+    neighbours: storage.Location | None = None,
+) -> PoolFacts:
+    """What `select_pairs` must know of all shards for these settings; `neighbours` only matters to `margin`."""
     kept = None
     if settings.strategy in ("DS", "ADS"):
         kept = frozenset(kept_captions(domain, settings.caption_threshold))
@@ -74,7 +80,7 @@ def facts_for(pairs: storage.Location, settings: SelectionSettings, domain: stor
             raise DataError(
                 f"curation.caption_threshold {settings.caption_threshold:g}: no caption is that near to a label"
             )
-    return pool_facts(pairs, settings, kept)
+    return pool_facts(pairs, settings, kept, neighbours)
 
 
 def kept_captions(domain: storage.Location | None, threshold: float) -> dict[str, float]:
@@ -116,11 +122,13 @@ class StatisticsInputs:
     captions: storage.Location
     wild: storage.Location
     domain: storage.Location | None
+    neighbours: storage.Location
     selections: Mapping[str, storage.Location]
     thresholds: Mapping[str, float]
     floor: float
     num_clips: int
     num_captions: int
+    hubness_k: int
     per_class: int
     classes: int
     seed: int
@@ -156,6 +164,7 @@ def statistics(folder: storage.Location, inputs: StatisticsInputs) -> dict[str, 
         "kept_pairs": above.tolist(),
         "kept_clips": np.cumsum(best_of_clip[::-1])[::-1].tolist(),
         "precision": precision if above_judged.any() else None,
+        "hubness": {"k": inputs.hubness_k, **{side: _hubness(inputs, side) for side in _POOL}},
         "improvement_sets": {name: _describe(inputs, name, truth) for name in inputs.selections},
     }
     storage.write_json(storage.join(folder, "statistics.json"), content)
@@ -196,6 +205,27 @@ def _describe(inputs: StatisticsInputs, name: str, truth: _Truth) -> dict[str, A
         "precision": right / known if known else None,
         "pairs_judged": known,
         "frequent_captions": [[texts[key], count] for key, count in per_caption.most_common(10)],
+    }
+
+
+_POOL: tuple[Side, Side] = ("captions", "clips")
+
+
+def _hubness(inputs: StatisticsInputs, side: Side) -> dict[str, Any]:
+    """How unevenly the captions (clips) share the places among each clip's (caption's) nearest, before any selection."""
+    asking: Side = "clips" if side == "captions" else "captions"
+    size = {"clips": inputs.num_clips, "captions": inputs.num_captions}
+    counts = occurrences(inputs.neighbours, asking, inputs.hubness_k)
+    values = np.zeros(size[side], np.int64)
+    values[: len(counts)] = list(counts.values())
+    hubs = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:10]
+    if side == "captions" and hubs:
+        texts = _texts(inputs.captions)
+        hubs = [(texts[key], count) for key, count in hubs]
+    return {
+        "skewness": skewness(values),
+        "share_in_no_list": float((values == 0).mean()) if len(values) else 0.0,
+        "hubs": [{"name": name, "share_of_lists": count / max(size[asking], 1)} for name, count in hubs],
     }
 
 

@@ -71,7 +71,8 @@ def _check_models(recipe: CurateAndTrainRecipe) -> None:
 
 
 def _trainings(recipe: CurateAndTrainRecipe) -> dict:
-    found = {f"variants.{name}.student": student.student.training for name, student in recipe.students().items()}
+    named = "variants.{}.student" if recipe.variants else "student"
+    found = {named.format(name): student.student.training for name, student in recipe.students().items()}
     if recipe.teacher.kind == "train":
         found["teacher"] = recipe.teacher.training
     return found

@@ -10,6 +10,7 @@ from raysem import config
 from raysem.audio.load import AudioSettings
 from raysem.config import Settings
 from raysem.corpora.synthetic import SyntheticSettings
+from raysem.curation.neighbours import NeighbourSettings
 from raysem.curation.ray_stages import EmbedSettings, WorkerSettings
 from raysem.curation.selection import SelectionSettings
 from raysem.evaluation.zero_shot import ZeroShotSettings
@@ -22,6 +23,8 @@ from raysem.training.settings import TrainingSettings
 class CorporaSettings(Settings):
     """Which corpora play which part. A part may be joined from several sources."""
 
+    roots: dict[str, str] = Field(default_factory=dict)
+    """Folders by name; `{name}` in a source's root stands for one, so that a recipe moves with one `--set`."""
     teacher: tuple[CorpusSource, ...] = ()
     """Captioned clips: what a teacher is trained on, what DS selects from, what replay draws from."""
     held_out: tuple[CorpusSource, ...] = ()
@@ -38,6 +41,37 @@ class CorporaSettings(Settings):
     """The corpus made by arithmetic; sources with `corpus: synthetic` take their parts from it."""
     rows_per_shard: PositiveInt = 2000
     """Clips of one input shard: the unit of skipping and resuming."""
+
+    @field_validator("evaluation")
+    @classmethod
+    def _have_names_for_folders(cls, evaluation: dict[str, CorpusSource]) -> dict[str, CorpusSource]:
+        for name in evaluation:
+            _check_name(name)
+        return evaluation
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_roots(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        roots = content.get("roots") or {}
+
+        def filled(source: Any) -> Any:
+            root = source.get("root") if isinstance(source, dict) else None
+            if not isinstance(root, str) or "{" not in root:
+                return source
+            name = root[root.index("{") + 1 :].partition("}")[0]
+            if name not in roots:
+                raise ValueError(f"roots: no root {name!r}, which a source names; there are {sorted(roots)}")
+            return {**source, "root": root.replace(f"{{{name}}}", str(roots[name]))}
+
+        changed = dict(content)
+        for part in ("teacher", "held_out", "wild", "captions"):
+            if isinstance(content.get(part), list | tuple):
+                changed[part] = [filled(source) for source in content[part]]
+        if isinstance(content.get("evaluation"), dict):
+            changed["evaluation"] = {name: filled(source) for name, source in content["evaluation"].items()}
+        return changed
 
 
 class TeacherSettings(Settings):
@@ -56,7 +90,7 @@ class TeacherSettings(Settings):
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> TeacherSettings:
         if self.kind != "train" and not self.location:
-            raise ValueError(f"teacher.location: is needed with teacher.kind {self.kind}")
+            raise ValueError(f"location: is needed with kind {self.kind}")
         return self
 
 
@@ -67,7 +101,9 @@ class CurationSettings(SelectionSettings):
     match_floor: float | None = Field(None, ge=-1, le=1)
     """Pairs below it are never stored; null: 0.1 below the lowest threshold of the recipe and its variants."""
     neighbours: PositiveInt = 10
-    """k of the nearest-neighbour tables (search, hubness, mutual neighbours, margins)."""
+    """k of the nearest-neighbour tables and of hubness; the tables grow to what a `margin` asks for."""
+    neighbour_index: NeighbourSettings = NeighbourSettings()
+    """How the clips' nearest captions are looked up; the captions' nearest clips are always exact."""
     domain: tuple[str, ...] = ()
     """Evaluation sets whose labels are the domain of DS and ADS; empty: all that have labels."""
     exclude_overlap_similarity: float | None = Field(None, gt=0, le=1)
@@ -146,12 +182,11 @@ class CurateAndTrainRecipe(Settings):
     @classmethod
     def _touches_only_what_comes_after_matching(cls, variants: dict[str, Overrides]) -> dict[str, Overrides]:
         for name, overrides in variants.items():
-            if not name or not all(character.isalnum() or character in "-_+." for character in name):
-                raise ValueError(f"{name!r}: a name of letters, digits and -_+. only")
+            _check_name(name)
             if name == "teacher":
                 raise ValueError("teacher: the name is taken by the teacher itself")
             for key in overrides or {}:
-                if not key.startswith(("curation.", "student.")) or key.startswith(_SHARED):
+                if not key.startswith(("curation.", "student.")) or key.split(".")[1] in _SHARED:
                     raise ValueError(f"{name}: {key} is shared by all variants; a variant sets curation.* or student.*")
         return variants
 
@@ -168,9 +203,19 @@ class CurateAndTrainRecipe(Settings):
 
     def lowest_threshold(self) -> float:
         """The lowest cosine that a stored pair needs."""
-        if self.curation.match_floor is not None:
-            return self.curation.match_floor
-        return round(min(student.curation.similarity_threshold for student in self.students().values()) - 0.1, 6)
+        threshold = min(student.curation.similarity_threshold for student in self.students().values())
+        floor = self.curation.match_floor
+        if floor is not None and floor > threshold:
+            raise config.ConfigError(
+                f"curation.match_floor: {floor:g} is above the threshold {threshold:g}, so pairs to keep would be lost"
+            )
+        return floor if floor is not None else max(round(threshold - 0.1, 6), -1.0)
 
 
-_SHARED = ("curation.embed", "curation.match_floor", "curation.neighbours")
+def _check_name(name: str) -> None:
+    """A name becomes the name of a folder."""
+    if not name or name.startswith(".") or not all(character.isalnum() or character in "-_+." for character in name):
+        raise ValueError(f"{name!r}: a name of letters, digits and -_+. only, which does not begin with a dot")
+
+
+_SHARED = CurationSettings.model_fields.keys() - SelectionSettings.model_fields.keys()

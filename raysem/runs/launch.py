@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from raysem.stages import Stage, StageResult, done_record, run_lock, run_stages,
 log = logging.getLogger(__name__)
 
 RECIPES = Path(raysem.__file__).parent.parent / "jobs" / "recipes"
+ERROR_LOG = "error.log"
 
 RecipeT = TypeVar("RecipeT", bound=config.Settings)
 
@@ -59,15 +61,50 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
     logs.set_up()
     try:
         return _run(job, options)
-    except UserError as error:
-        print(f"{job.name}: {error}", file=sys.stderr)
-        return 2
-    except RaysemError as error:
-        print(f"{job.name}: stopped: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print(f"{job.name}: interrupted; the same command goes on from what is finished", file=sys.stderr)
         return 130
+    except Exception as error:
+        found = own_error(error)
+        if isinstance(found, UserError):
+            print(f"{job.name}: {found}", file=sys.stderr)
+            return 2
+        if found is not None:
+            print(f"{job.name}: stopped: {found}", file=sys.stderr)
+            return 1
+        what = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else 'no message'}"
+        where = _write_traceback(storage.absolute(options.output or job.default_output))
+        print(f"{job.name}: stopped by an unexpected error, {what} (the whole of it: {where})", file=sys.stderr)
+        return 1
+
+
+def own_error(error: BaseException) -> RaysemError | None:
+    """The error of ours within `error`: Ray wraps what its tasks and actors raise, sometimes several times."""
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        found = left.pop(0)
+        if found is None or id(found) in seen:
+            continue
+        if isinstance(found, RaysemError):
+            # Ray makes a class of its own that is both its error and ours; ours alone prints as one line.
+            cause = getattr(found, "cause", None)
+            return cause if isinstance(cause, RaysemError) else found
+        seen.add(id(found))
+        left += [getattr(found, "cause", None), found.__cause__]
+    return None
+
+
+def _write_traceback(output: storage.Location) -> str:
+    """Write the current exception to `<output>/error.log`; says where it went, or shows it where that fails."""
+    location = storage.join(output, ERROR_LOG)
+    text = traceback.format_exc()
+    try:
+        storage.write_text(location, text)
+    except OSError:
+        print(text, file=sys.stderr)
+        return "above"
+    return location
 
 
 def load(job: Job[RecipeT], recipe: str | None, overrides: Sequence[str]) -> RecipeT:
@@ -144,4 +181,5 @@ def connect_ray(address: str | None, *, object_store_mib: int | None, local_cpus
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     memory = object_store_mib * 2**20 if object_store_mib else None
-    ray.init(num_cpus=local_cpus, object_store_memory=memory, include_dashboard=True, **quiet)
+    # "local": without an address Ray would join whatever `ray start` left on this machine, and refuse num_cpus there.
+    ray.init(address="local", num_cpus=local_cpus, object_store_memory=memory, include_dashboard=True, **quiet)

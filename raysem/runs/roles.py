@@ -19,14 +19,15 @@ from pydantic import Field, field_validator, model_validator
 
 from raysem import config, storage
 from raysem.config import Settings
-from raysem.corpora.registry import find_corpus, read_corpus
-from raysem.corpora.rows import MissingPolicy, caption_id
+from raysem.corpora.registry import corpus_options, find_corpus, open_corpus, read_corpus, require_clips
+from raysem.corpora.rows import STAGE, MissingPolicy, caption_id, rejects_table
 from raysem.corpora.shards import read_manifest, write_shards
-from raysem.errors import DataError
+from raysem.errors import ConfigError, DataError
 from raysem.tables import CAPTIONS, CLIPS, REJECTS, conform
 from raysem.text.prompts import clean_label
 
 SYNTHETIC = "synthetic"
+SYNTHETIC_PARTS = ("teacher", "held_out", "wild", "test", "captions")
 CLIPS_TABLE = "clips_table"
 LABEL_TEMPLATES = (
     "the sound of {label}",
@@ -48,7 +49,7 @@ class CorpusSource(Settings):
     options: dict[str, Any] = Field(default_factory=dict)
     """The corpus reader's own options."""
     part: str = ""
-    """For `synthetic`: teacher, held_out, wild or test."""
+    """For `synthetic`: teacher, held_out, wild, test or captions."""
     folds: tuple[int, ...] = ()
     """Only these folds; empty: all."""
     splits: tuple[str, ...] = ()
@@ -97,12 +98,15 @@ class CorpusSource(Settings):
     @model_validator(mode="after")
     def _is_complete(self) -> CorpusSource:
         if self.corpus == SYNTHETIC:
-            if self.part not in ("teacher", "held_out", "wild", "test"):
-                raise ValueError(f"part: expected teacher, held_out, wild or test, got {self.part!r}")
+            if self.part not in SYNTHETIC_PARTS:
+                raise ValueError(f"part: expected one of {', '.join(SYNTHETIC_PARTS)}, got {self.part!r}")
         elif not self.root:
             raise ValueError(f"root: is needed for corpus {self.corpus}")
         elif self.corpus != CLIPS_TABLE:
-            find_corpus(self.corpus)
+            try:
+                corpus_options(self.corpus, self.options)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
         return self
 
     @property
@@ -118,19 +122,21 @@ def identity(source: CorpusSource) -> dict[str, Any]:
     nothing there is listed.
     """
     content = config.plain(source)
-    root = Path(source.root)
-    if source.root and not storage.is_remote(source.root) and root.is_dir():
-        sha = hashlib.sha256()
-        for folder, folders, files in os.walk(root):
-            folders.sort()
-            for name in sorted(files):
-                path = Path(folder, name)
-                size = path.stat().st_size if path.exists() else -1
-                sha.update(f"{path.relative_to(root)}\0{size}\0".encode())
-                if path.suffix in (".csv", ".json", ".gz", ".tsv", ".txt") and 0 <= size <= HASHED_FILE_BYTES:
-                    sha.update(hashlib.sha256(path.read_bytes()).digest())
-        content["files"] = sha.hexdigest()[:16]
-    return content
+    if not source.root or storage.is_remote(source.root) or not Path(source.root).exists():
+        return content
+    root, sha = Path(source.root), hashlib.sha256()
+    for path in [root] if root.is_file() else _files_below(root):
+        size = path.stat().st_size if path.exists() else -1
+        sha.update(f"{path.relative_to(root)}\0{size}\0".encode())
+        if path.suffix in (".csv", ".json", ".gz", ".tsv", ".txt") and 0 <= size <= HASHED_FILE_BYTES:
+            sha.update(hashlib.sha256(path.read_bytes()).digest())
+    return content | {"files": sha.hexdigest()[:16]}
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        yield from (Path(folder, name) for name in sorted(files))
 
 
 def build_part(
@@ -166,6 +172,8 @@ def build_part(
                 yield kept
 
     written = write_shards(tables(), storage.join(folder, "clips"), rows_per_shard=rows_per_shard)
+    if synthetic is not None:
+        _add_hidden_caption_labels(labels_of_captions, synthetic)
     ids = sorted(labels_of_captions)
     for start in range(0, len(ids), CAPTIONS_PER_SHARD):
         rows = [
@@ -205,6 +213,11 @@ def place_of(seed: int, group: str) -> float:
 def _read(source: CorpusSource, synthetic: storage.Location | None) -> Iterator[tuple[pa.Table, pa.Table, pa.Table]]:
     """(clips, captions without a clip, rejects), a piece at a time."""
     nothing = CAPTIONS.empty_table(), REJECTS.empty_table()
+    if source.corpus == SYNTHETIC and synthetic is not None and source.part == "captions":
+        texts = storage.read_table(storage.join(synthetic, "captions.parquet"))
+        ids = pa.array([caption_id(text) for text in texts["text"].to_pylist()], pa.string())
+        yield CLIPS.empty_table(), texts.set_column(0, CAPTIONS.field(0), ids), REJECTS.empty_table()
+        return
     if source.corpus == SYNTHETIC:
         if synthetic is None:
             raise DataError("corpus synthetic: the recipe has no corpora.synthetic section")
@@ -212,12 +225,28 @@ def _read(source: CorpusSource, synthetic: storage.Location | None) -> Iterator[
     elif source.corpus == CLIPS_TABLE:
         where = source.root
     else:
-        clips, captions, rejects = read_corpus(source.corpus, source.root, source.options, missing=source.missing)
-        has_clips = find_corpus(source.corpus).captions is None
-        yield clips, CAPTIONS.empty_table() if has_clips else captions, rejects
+        if find_corpus(source.corpus).captions is not None:
+            yield read_corpus(source.corpus, source.root, source.options)
+            return
+        tables, check = open_corpus(source.corpus, source.root, source.options, missing=source.missing)
+        for table in tables:
+            yield table, *nothing
+        require_clips(check, source.corpus, source.root)
+        yield CLIPS.empty_table(), CAPTIONS.empty_table(), rejects_table(check.rejects, STAGE)
         return
     for file in read_manifest(where).files:
         yield conform(storage.read_table(file), CLIPS, file), *nothing
+
+
+def _add_hidden_caption_labels(found: dict[str, tuple[str, str, set[str]]], synthetic: storage.Location) -> None:
+    """What the synthetic captions were written for; like a clip's hidden labels, only to measure precision."""
+    texts = storage.read_table(storage.join(synthetic, "captions.parquet"), ["caption_id", "text"]).to_pylist()
+    text_of = {row["caption_id"]: row["text"] for row in texts}
+    hidden = storage.read_table(storage.join(synthetic, "hidden_caption_labels.parquet"), ["caption_id", "labels"])
+    for row in hidden.to_pylist():
+        entry = found.get(caption_id(text_of[row["caption_id"]]))
+        if entry is not None:
+            entry[2].update(row["labels"])
 
 
 def _known_labels(table: pa.Table, source: CorpusSource, synthetic: storage.Location | None) -> pa.Table:
@@ -259,7 +288,9 @@ def _captioned(table: pa.Table, source: CorpusSource, seed: int) -> pa.Table:
                 source.label_templates, key=lambda template: place_of(seed, f"{row['clip_id']}\0{template}")
             )[: source.captions_per_clip or None]
             texts = [
-                template.format(label=clean_label(label)) for label in row["labels"] or () for template in templates
+                template.replace("{label}", clean_label(label))
+                for label in row["labels"] or ()
+                for template in templates
             ]
         captions.append(texts)
     position = table.schema.get_field_index("captions")

@@ -69,7 +69,7 @@ def write(
         },
         "counts": _counts(folders, records),
         "models": {name: _model(model) for name, model in models.items()},
-        "curation": {key: statistics[key] for key in ("floor", "num_clips", "num_captions", "improvement_sets")}
+        "curation": {key: statistics[key] for key in ("floor", "num_clips", "num_captions", "hubness", "improvement_sets")}
         | {"pairs": sum(statistics["bin_counts"])},
         **scores,
     }
@@ -184,12 +184,24 @@ def _facts(summary: Mapping[str, Any], recipe: CurateAndTrainRecipe) -> list[tup
         ("raysem", summary["raysem"]),
         ("versions", ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
         ("teacher", f"{recipe.teacher.kind}, weights {summary['models']['teacher']['fingerprint'][:16]}"),
+        ("hubness", _hubness(summary["curation"]["hubness"])),
         ("time in stages", duration(sum(stage["seconds"] for stage in summary["stages"].values()))),
     ]
     for name, model in summary["models"].items():
         if name != "teacher":
             facts.append((f"student {name}", f"weights {model['fingerprint'][:16]}"))
     return facts
+
+
+def _hubness(content: Mapping[str, Any]) -> str:
+    captions = content["captions"]
+    line = (
+        f"skewness {captions['skewness']:.2f} of how often a caption is among a clip's {content['k']} nearest; "
+        f"{captions['share_in_no_list']:.0%} of the captions never are"
+    )
+    for hub in captions["hubs"][:1]:
+        line += f', "{hub["name"]}" is for {hub["share_of_lists"]:.0%} of the clips'
+    return line
 
 
 def _outcomes(folders: Mapping[str, str], counts: Mapping[str, Any]) -> list[OutcomeCount]:

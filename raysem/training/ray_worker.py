@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 
 from raysem import storage
 from raysem.config import Settings
-from raysem.errors import RaysemError, StageError
+from raysem.errors import RaysemError, StageError, UserError
 from raysem.logs import set_up
 from raysem.storage import Location
 from raysem.training.context import TrainingError
@@ -109,7 +109,7 @@ def run_training(
     return returned
 
 
-def _train_worker(config: dict[str, Any]) -> TrainingResult | TrainingError:
+def _train_worker(config: dict[str, Any]) -> TrainingResult | RaysemError:
     set_up()  # a worker process is ours: nobody else sets up its log
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     try:
@@ -117,6 +117,11 @@ def _train_worker(config: dict[str, Any]) -> TrainingResult | TrainingError:
     except TrainingError as error:
         # Every rank stops at the same step, and would again: no reason to start the workers anew.
         log.error("%s", error)
+        return error
+    except UserError as error:
+        # It would come again, too; but a rank that ends alone leaves the others waiting, so only a lone one returns.
+        if ray.train.get_context().get_world_size() > 1:
+            raise
         return error
 
 

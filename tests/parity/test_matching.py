@@ -1,4 +1,4 @@
-"""match_above against the naive numpy product and faiss range_search, at a size where tiles and projections are used."""
+"""match_above against the naive numpy product and faiss range_search, with several tiles and with projections."""
 
 import faiss
 import numpy as np

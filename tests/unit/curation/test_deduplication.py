@@ -79,7 +79,7 @@ def test_near_captions_are_found_with_their_jaccard_similarity():
         "a dog barks loudly in a park",
         "rain",
     ]
-    found = near_duplicate_captions(texts, threshold=0.7)
+    found = near_duplicate_captions(texts, threshold=0.6)
     assert found.keep_A.tolist() == [True, False, False, True]
     assert found.duplicate_of_A.tolist() == [-1, 0, 0, -1]
     assert found.similarity_A[1] == 1.0
