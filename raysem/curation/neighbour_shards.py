@@ -118,10 +118,9 @@ def prepare_index(
     captions: storage.Location,
     clips: storage.Location,
     location: storage.Location,
-    k: int,
     settings: NeighbourSettings,
 ) -> dict[str, Any]:
-    """Write an index of all captions to `location`, for `NeighbourShards`; returns its recall@k with clips as queries.
+    """Write an index of all captions to `location`, for `NeighbourShards`; returns its recall with clips as queries.
 
     Recall is measured with clips because they lie apart from the captions: with captions as queries, inverted lists
     look better than they are.
@@ -132,11 +131,17 @@ def prepare_index(
     queries_QD = _sampled_rows(clips, settings.recall_queries)
     index = build_index(
         lambda: (embedding_matrix(table) for table in embedding_tables(captions)),
-        settings.model_copy(update={"recall_k": k}),
+        settings,
         queries_QD=queries_QD,
     )
     storage.write_bytes(location, index.to_bytes())
-    facts = {"captions": len(index), "exact": index.is_exact, "recall": index.recall, "recall_queries": len(queries_QD)}
+    facts = {
+        "captions": len(index),
+        "exact": index.is_exact,
+        "recall": index.recall,
+        "recall_k": settings.recall_k,
+        "recall_queries": len(queries_QD),
+    }
     storage.write_json(about, facts)
     return facts
 
@@ -152,9 +157,9 @@ def mean_similarities(table: pa.Table, k: int) -> dict[str, float]:
         row = int(lengths_Q.argmin())
         raise DataError(f"{table.column_names[0]} {table.column(0)[row]}: the neighbour table has no neighbour of it")
     flat = pc.list_flatten(table["similarities"]).to_numpy().astype(np.float64)
-    row = np.repeat(np.arange(len(lengths_Q)), lengths_Q)
+    owner = np.repeat(np.arange(len(lengths_Q)), lengths_Q)
     place = np.arange(len(flat)) - np.repeat(np.cumsum(lengths_Q) - lengths_Q, lengths_Q)
-    total_Q = np.bincount(row[place < k], flat[place < k], minlength=len(lengths_Q))
+    total_Q = np.bincount(owner[place < k], flat[place < k], minlength=len(lengths_Q))
     return dict(zip(table.column(0).to_pylist(), (total_Q / np.minimum(lengths_Q, k)).tolist(), strict=True))
 
 

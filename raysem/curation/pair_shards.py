@@ -43,9 +43,10 @@ class MatchShards:
     def __call__(self, shard: str) -> tuple[DoneRecord, dict[str, pa.Table]]:
         table = storage.read_table(self._clips.file_of(shard))
         audio_AD = embedding_matrix(table)
-        clip, caption, similarity = (
-            match_above(audio_AD, self._text_CD, self._floor) if len(table) else (np.zeros(0, np.int64),) * 3
-        )
+        clip, caption, similarity = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        if len(table):
+            found = match_above(audio_AD, self._text_CD, self._floor)
+            clip, caption, similarity = (np.asarray(column) for column in found)
         pairs = pa.table(
             {
                 "clip_id": table.column("clip_id").take(clip),
@@ -160,7 +161,9 @@ class SelectShards:
         margin = self._settings.margin
         if margin is None or self._neighbours is None:
             return self._facts
-        return replace(self._facts, clip_neighbour_similarity=clip_means(self._neighbours, shard, margin.num_neighbours))
+        return replace(
+            self._facts, clip_neighbour_similarity=clip_means(self._neighbours, shard, margin.num_neighbours)
+        )
 
 
 def annotated_pairs(

@@ -187,7 +187,7 @@ def _run_pipeline(
     if not units:
         return
     workers = plan_workers(job.workers, ray.cluster_resources())
-    dataset = ray.data.from_items(units, override_num_blocks=min(len(units), 20_000))
+    dataset: ray.data.Dataset = ray.data.from_items(units, override_num_blocks=min(len(units), 20_000))
     if decode is not None:
         dataset = dataset.map_batches(
             decode,

@@ -80,6 +80,7 @@ class Cnn14(nn.Module):
         self.fc1 = _linear(settings.embedding_width, settings.embedding_width)
         if settings.num_classes is not None:
             self.fc_audioset = _linear(settings.embedding_width, settings.num_classes)
+        self.to(memory_format=torch.channels_last)  # weights too: with one input channel the input alone does not decide
 
     @property
     def embedding_width(self) -> int:

@@ -46,8 +46,8 @@ class CurateAndTrain:
     def stages(self) -> list[Stage]:
         """Every stage, in the order in which it can run."""
         listed = [*self._corpora.values(), self.pool, self.teacher, self.embed_captions, self.domain, self.embed_wild]
-        listed += [self.match, self.neighbours, self.screen, *self._selections.values(), self.statistics, *self._students.values()]
-        listed += [*self._evaluation_embeddings.values(), self.scores, self.report]
+        listed += [self.match, self.neighbours, self.screen, *self._selections.values(), self.statistics]
+        listed += [*self._students.values(), *self._evaluation_embeddings.values(), self.scores, self.report]
         return in_order([stage for stage in listed if stage is not None])
 
     # -- corpora ------------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class CurateAndTrain:
             about = {"captions": num_captions, "exact": True, "recall": 1.0}
             if num_captions > curation.neighbour_index.exact_up_to:
                 index = storage.join(folder, "captions.faiss")
-                about = run_as_task(prepare_index, captions, clips, index, k, curation.neighbour_index)
+                about = run_as_task(prepare_index, captions, clips, index, curation.neighbour_index)
             counts = make_shards(
                 neighbour_shards(clips, captions),
                 folder,

@@ -136,7 +136,7 @@ class StatisticsInputs:
 
 def statistics(folder: storage.Location, inputs: StatisticsInputs) -> dict[str, Any]:
     """Write `statistics.json` (histogram, keep-rates, precision, hubness) and `listening.json` (pairs to hear)."""
-    edges = np.linspace(inputs.floor, 1.0, BINS + 1)
+    edges = np.linspace(inputs.floor, 1.0, BINS + 1).astype(np.float32)  # as selection compares: 0.7 is float32's 0.7
     counts, right, judged = (np.zeros(BINS, np.int64) for _ in range(3))
     best_of_clip = np.zeros(BINS, np.int64)
     truth = _Truth(inputs)
@@ -158,13 +158,17 @@ def statistics(folder: storage.Location, inputs: StatisticsInputs) -> dict[str, 
         "floor": inputs.floor,
         "num_clips": inputs.num_clips,
         "num_captions": inputs.num_captions,
-        "bin_edges": edges.tolist(),
+        "bin_edges": [round(edge, 6) for edge in edges.tolist()],
         "bin_counts": counts.tolist(),
-        "sweep_thresholds": edges[:-1].tolist(),
+        "sweep_thresholds": [round(edge, 6) for edge in edges[:-1].tolist()],
         "kept_pairs": above.tolist(),
         "kept_clips": np.cumsum(best_of_clip[::-1])[::-1].tolist(),
         "precision": precision if above_judged.any() else None,
-        "hubness": {"k": inputs.hubness_k, **{side: _hubness(inputs, side) for side in _POOL}},
+        "hubness": {
+            "k": inputs.hubness_k,
+            "captions": _hubness(inputs, "captions"),
+            "clips": _hubness(inputs, "clips"),
+        },
         "improvement_sets": {name: _describe(inputs, name, truth) for name in inputs.selections},
     }
     storage.write_json(storage.join(folder, "statistics.json"), content)
@@ -208,11 +212,8 @@ def _describe(inputs: StatisticsInputs, name: str, truth: _Truth) -> dict[str, A
     }
 
 
-_POOL: tuple[Side, Side] = ("captions", "clips")
-
-
 def _hubness(inputs: StatisticsInputs, side: Side) -> dict[str, Any]:
-    """How unevenly the captions (clips) share the places among each clip's (caption's) nearest, before any selection."""
+    """How unevenly captions (clips) share the places among each clip's (caption's) nearest, before any selection."""
     asking: Side = "clips" if side == "captions" else "captions"
     size = {"clips": inputs.num_clips, "captions": inputs.num_captions}
     counts = occurrences(inputs.neighbours, asking, inputs.hubness_k)
@@ -262,6 +263,7 @@ class _Sampler:
         self._inputs = inputs
         scored = {name: value for name, value in inputs.thresholds.items() if not name.startswith("select/DS_")}
         self.threshold = min(scored.values()) if scored else inputs.floor
+        self._kept_from = float(np.float32(self.threshold))  # as selection compares
         self._class_of: dict[str, str] = {}
         if inputs.domain is not None:
             table = storage.read_table(storage.join(inputs.domain, "domain.parquet"))
@@ -278,7 +280,7 @@ class _Sampler:
         columns = [top[name].to_pylist() for name in ("similarity", "clip_id", "caption_id")]
         for similarity, clip_id, caption_id in zip(*columns, strict=True):
             label, item = self._class_of[caption_id], (similarity, clip_id, caption_id)
-            if similarity >= self.threshold:
+            if similarity >= self._kept_from:
                 self._keep(self._best, label, item, key=lambda entry: -entry[0])
                 self._keep(self._near, label, item, key=lambda entry: entry[0])
             else:

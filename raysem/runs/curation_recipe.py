@@ -47,6 +47,8 @@ class CorporaSettings(Settings):
     def _have_names_for_folders(cls, evaluation: dict[str, CorpusSource]) -> dict[str, CorpusSource]:
         for name in evaluation:
             _check_name(name)
+            if name in ("wild", "screen", "match"):
+                raise ValueError(f"{name}: the name is taken in the counts of summary.json")
         return evaluation
 
     @model_validator(mode="before")

@@ -31,7 +31,9 @@ def score(
     settings: EvaluationSettings,
     seed: int,
 ) -> dict[str, Any]:
-    """Score every model on every set and write `scores.json` and each set's `predictions_<set>.parquet`.
+    """Score every model on every set and write `scores.json`, and each set's `correct_<set>.parquet`.
+
+    That table has `clip_id` and a column a model, right or wrong.
 
     Args:
         corpora: the part's folder of each set; models: the stage folder of each model, teacher first;
@@ -39,6 +41,7 @@ def score(
     """
     evaluation: dict[str, Any] = {name: {"zero_shot": {}, "retrieval": {}} for name in models}
     correct: dict[str, dict[str, np.ndarray]] = {}
+    clip_ids: dict[str, list[str]] = {}
     for model_name, location in models.items():
         about = teachers.about(location)
         model = load_teacher(teachers.source_of(location), "cpu")
@@ -72,6 +75,9 @@ def score(
                 )
                 evaluation[model_name]["zero_shot"][set_name] = result.to_json()
                 correct.setdefault(set_name, {})[model_name] = result.correct_A
+                names = [used[index]["clip_id"] for index in single]
+                if clip_ids.setdefault(set_name, names) != names:
+                    raise DataError(f"evaluation set {set_name}: {model_name} could use other clips than the teacher")
             described = [index for index, row in enumerate(used) if row["captions"]]
             if described:
                 pairs = caption_pairs([used[index]["captions"] for index in described])
@@ -87,8 +93,8 @@ def score(
     content = {"evaluation": evaluation, "differences": differences}
     storage.write_json(storage.join(folder, "scores.json"), content)
     for set_name, by_model in correct.items():
-        table = pa.table({name: pa.array(values) for name, values in by_model.items()})
-        storage.write_table(storage.join(folder, f"correct_{set_name}.parquet"), table)
+        columns = {"clip_id": clip_ids[set_name], **{name: pa.array(values) for name, values in by_model.items()}}
+        storage.write_table(storage.join(folder, f"correct_{set_name}.parquet"), pa.table(columns))
     return {"headline": _headline(evaluation, differences)}
 
 

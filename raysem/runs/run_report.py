@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import platform
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 EXAMPLES = 3
 LISTENING_RATE = 22_050
+CURATION = ("floor", "num_clips", "num_captions", "hubness", "improvement_sets")
 PACKAGES = ("ray", "torch", "torchaudio", "transformers", "pyarrow", "faiss-cpu", "soundfile", "av", "numpy")
 
 
@@ -59,7 +61,7 @@ def write(
     }
     summary = {
         "raysem": raysem.__version__,
-        "versions": {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": _versions(),
         "recipe_digest": config.digest(recipe),
         "recipe": config.plain(recipe),
         "seed": recipe.seed,
@@ -69,8 +71,7 @@ def write(
         },
         "counts": _counts(folders, records),
         "models": {name: _model(model) for name, model in models.items()},
-        "curation": {key: statistics[key] for key in ("floor", "num_clips", "num_captions", "hubness", "improvement_sets")}
-        | {"pairs": sum(statistics["bin_counts"])},
+        "curation": {key: statistics[key] for key in CURATION} | {"pairs": sum(statistics["bin_counts"])},
         **scores,
     }
     storage.write_json(storage.join(folder, "summary.json"), summary)
@@ -102,6 +103,15 @@ def publish(folder: storage.Location, output: storage.Location) -> None:
     """Put the report's two files where a person looks for them: `summary.json` and `report/index.html`."""
     for name, target in (("summary.json", "summary.json"), ("index.html", "report/index.html")):
         storage.write_bytes(storage.join(output, target), storage.read_bytes(storage.join(folder, name)))
+
+
+def _versions() -> dict[str, str]:
+    """Of what decides numbers; a package may be installed under another name (faiss-gpu, say)."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _stage_of(model: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +31,6 @@ pytestmark = pytest.mark.ray
 
 SAMPLE_RATE = 16_000
 WORKER = WorkerSettings(cpus_per_worker=0.5, max_failures=0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    import ray
-
-    started = not ray.is_initialized()
-    if started:
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
-    yield
-    if started:
-        ray.shutdown()
 
 
 def write_pairs(path: Path, num_clips: int, seed: int) -> str:

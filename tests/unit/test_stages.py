@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from raysem import stages, storage
+from raysem.errors import StageError, UserError
+from raysem.stages import (
+    DONE,
+    LOCK,
+    PLAN,
+    Stage,
+    done_record,
+    in_order,
+    read_lock,
+    require,
+    run_lock,
+    run_stages,
+    stages_until,
+    write_plan,
+)
+
+
+class Calls:
+    """Stages that note their call, and a chain a <- b <- c of them."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def of(self, name: str, settings: Any = None, inputs: tuple[Stage, ...] = (), fail: bool = False) -> Stage:
+        def run(folder: str) -> dict[str, Any]:
+            self.made.append(name)
+            storage.write_text(storage.join(folder, "out.txt"), name)
+            if fail:
+                raise StageError(f"{name} failed")
+            return {"name": name}
+
+        return Stage(name, run, settings, inputs)
+
+    def chain(self, settings: Any = None, fail: str = "") -> list[Stage]:
+        a = self.of("a")
+        b = self.of("b", settings, (a,), fail == "b")
+        return [a, b, self.of("c", None, (b,))]
+
+
+@pytest.fixture
+def calls() -> Calls:
+    return Calls()
+
+
+def nothing(folder: str) -> dict[str, Any]:
+    return {}
+
+
+def test_a_digest_covers_name_settings_revision_and_inputs_but_not_the_function():
+    base = Stage("a", nothing, {"x": 1})
+    assert Stage("a", lambda folder: {}, {"x": 1}).digest == base.digest
+    assert Stage("a", nothing, {"x": 2}).digest != base.digest
+    assert Stage("b", nothing, {"x": 1}).digest != base.digest
+    assert Stage("a", nothing, {"x": 1}, revision=2).digest != base.digest
+    assert Stage("a", nothing, {"x": 1}, inputs=[base]).digest != base.digest
+
+
+def test_a_change_reaches_the_stages_below_it_only(calls: Calls):
+    before, after = calls.chain({"x": 1}), calls.chain({"x": 2})
+    assert before[0].digest == after[0].digest
+    assert before[1].digest != after[1].digest
+    assert before[2].digest != after[2].digest
+
+
+@pytest.mark.parametrize("root", ["local", "memory"])
+def test_finished_stages_are_skipped_by_the_next_run(root: str, calls: Calls, tmp_path: Path):
+    output = str(tmp_path) if root == "local" else f"memory://stages/{tmp_path.name}"
+    first = run_stages(calls.chain(), output)
+    assert calls.made == ["a", "b", "c"]
+    assert [result.skipped for result in first.values()] == [False] * 3
+    second = run_stages(calls.chain(), output)
+    assert calls.made == ["a", "b", "c"]
+    assert [result.skipped for result in second.values()] == [True] * 3
+    assert [result.summary for result in second.values()] == [{"name": name} for name in "abc"]
+    assert second["b"].seconds == first["b"].seconds
+
+
+def test_a_changed_setting_runs_its_stage_and_those_below_and_keeps_the_old_folders(calls: Calls, tmp_path: Path):
+    run_stages(calls.chain({"x": 1}), str(tmp_path))
+    run_stages(calls.chain({"x": 2}), str(tmp_path))
+    assert calls.made == ["a", "b", "c", "b", "c"]
+    run_stages(calls.chain({"x": 1}), str(tmp_path))
+    assert len(calls.made) == 5
+
+
+def test_a_failed_stage_keeps_what_it_wrote_and_is_the_first_to_run_again(calls: Calls, tmp_path: Path):
+    with pytest.raises(StageError, match="b failed"):
+        run_stages(calls.chain(fail="b"), str(tmp_path))
+    failed = calls.chain()[1]
+    assert storage.exists(storage.join(failed.folder(str(tmp_path)), "out.txt"))
+    assert done_record(failed, str(tmp_path)) is None
+    run_stages(calls.chain(), str(tmp_path))
+    assert calls.made == ["a", "b", "b", "c"]
+    record = done_record(failed, str(tmp_path))
+    assert record is not None
+    assert record["attempts"] == 2
+    assert record["inputs"] == {"a": calls.chain()[0].digest}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\xff"])
+def test_a_damaged_record_of_a_stage_makes_it_run_again(content: str, calls: Calls, tmp_path: Path):
+    run_stages(calls.chain(), str(tmp_path))
+    location = storage.join(calls.chain()[1].folder(str(tmp_path)), DONE)
+    storage.write_bytes(location, content.encode("latin-1"))
+    run_stages(calls.chain(), str(tmp_path))
+    assert calls.made == ["a", "b", "c", "b"]
+
+
+def test_fresh_runs_again_what_was_asked_for_and_nothing_else(calls: Calls, tmp_path: Path):
+    run_stages(calls.chain(), str(tmp_path))
+    results = run_stages(calls.chain(), str(tmp_path), until="b", fresh=True)
+    assert calls.made == ["a", "b", "c", "a", "b"]
+    assert list(results) == ["a", "b"]
+    assert done_record(calls.chain()[2], str(tmp_path)) is not None
+
+
+def test_until_names_a_stage_or_a_group_of_them():
+    listed = [Stage(name, nothing) for name in ("a", "select/x", "select/y", "selected", "b")]
+    assert [stage.name for stage in stages_until(listed, None)] == ["a", "select/x", "select/y", "selected", "b"]
+    assert [stage.name for stage in stages_until(listed, "select")] == ["a", "select/x", "select/y"]
+    assert [stage.name for stage in stages_until(listed, "select/x")] == ["a", "select/x"]
+    with pytest.raises(UserError, match="--until selec: no such stage; there are a, select/x, select/y, selected, b"):
+        stages_until(listed, "selec")
+
+
+def test_stages_are_put_after_what_they_read_and_what_is_only_read_comes_too(calls: Calls):
+    a, b, c = calls.chain()
+    assert in_order([c]) == [a, b, c]
+    assert in_order([c, a, b, c]) == [a, b, c]
+    other = calls.of("d")
+    assert in_order([other, c]) == [other, a, b, c]
+
+
+def test_two_stages_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two stages are named a"):
+        in_order([Stage("a", nothing, 1), Stage("a", nothing, 2)])
+
+
+def test_a_plan_tells_what_has_changed_since_the_last_run(calls: Calls, tmp_path: Path):
+    output = str(tmp_path)
+    assert write_plan(calls.chain(), output, {"seed": 0, "a": {"b": 1}}) == []
+    assert write_plan(calls.chain(), output, {"seed": 1, "a": {"b": 1}}) == ["seed: 0 -> 1"]
+    assert [stage["name"] for stage in storage.read_json(storage.join(output, PLAN))["stages"]] == ["a", "b", "c"]
+    for damaged in ("", "[]", "{}"):
+        storage.write_text(storage.join(output, PLAN), damaged)
+        assert write_plan(calls.chain(), output, {"seed": 1}) == []
+
+
+def test_require_raises_only_when_it_must():
+    require(True, "no")
+    with pytest.raises(StageError, match="no"):
+        require(False, "no")
+
+
+def lock_of(**changes: Any) -> dict[str, Any]:
+    began = psutil.Process().create_time()
+    content = {"host": socket.gethostname(), "pid": os.getpid(), "began": began, "beat": time.time(), "token": "x"}
+    return content | changes
+
+
+def test_a_second_driver_is_refused_with_the_name_of_the_first(tmp_path: Path):
+    output = str(tmp_path / "new" / "run")
+    with run_lock(output):
+        assert read_lock(output) == {"host": socket.gethostname(), "pid": os.getpid()}
+        with pytest.raises(UserError, match=rf"process {os.getpid()} on .* is at work on this output since \d{{4}}-"):
+            run_lock(output).__enter__()
+        assert read_lock(output) is not None
+    assert read_lock(output) is None
+    assert storage.list_files(output) == []
+    with run_lock(output):
+        pass
+
+
+def test_a_lock_is_given_back_when_the_run_fails(tmp_path: Path):
+    with pytest.raises(ZeroDivisionError), run_lock(str(tmp_path)):
+        raise ZeroDivisionError
+    assert read_lock(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        lock_of(pid=2**22 + 1),
+        lock_of(began=1.0),  # the process id was given to another process since
+        lock_of(host="elsewhere", beat=time.time() - 61),
+    ],
+)
+def test_a_lock_that_nobody_holds_is_taken_over(left: dict[str, Any], tmp_path: Path):
+    storage.write_json(str(tmp_path / LOCK), left)
+    assert read_lock(str(tmp_path)) is None
+    with run_lock(str(tmp_path)):
+        assert read_lock(str(tmp_path)) == {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"x"', '{"host": "a"}'])
+def test_a_damaged_lock_is_no_lock(content: str, tmp_path: Path):
+    (tmp_path / LOCK).write_text(content)
+    assert read_lock(str(tmp_path)) is None
+    with run_lock(str(tmp_path)):
+        assert read_lock(str(tmp_path)) is not None
+
+
+def test_a_driver_on_another_host_that_beats_is_alive(tmp_path: Path):
+    storage.write_json(str(tmp_path / LOCK), lock_of(host="elsewhere", pid=7))
+    assert read_lock(str(tmp_path)) == {"host": "elsewhere", "pid": 7}
+    with pytest.raises(UserError, match="process 7 on elsewhere"):
+        run_lock(str(tmp_path)).__enter__()
+
+
+def test_the_heartbeat_goes_on_and_stops_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stages, "HEARTBEAT_SECONDS", 0.01)
+    with run_lock(str(tmp_path)):
+        first = json.loads((tmp_path / LOCK).read_text())["beat"]
+        until(lambda: json.loads((tmp_path / LOCK).read_text())["beat"] > first)
+    assert not (tmp_path / LOCK).exists()
+    assert not [thread for thread in threading.enumerate() if thread.name == "raysem-lock"]
+
+
+def test_a_heartbeat_survives_a_store_that_fails_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stages, "HEARTBEAT_SECONDS", 0.01)
+    write, failures = storage.write_json, []
+
+    def fail_twice(location: str, content: Any) -> None:
+        if threading.current_thread().name == "raysem-lock" and len(failures) < 2:
+            failures.append(location)
+            raise storage.StorageError(f"{location}: cannot be reached")
+        write(location, content)
+
+    monkeypatch.setattr(storage, "write_json", fail_twice)
+    with run_lock(str(tmp_path)):
+        first = json.loads((tmp_path / LOCK).read_text())["beat"]
+        until(lambda: json.loads((tmp_path / LOCK).read_text())["beat"] > first)
+    assert len(failures) == 2
+
+
+def test_a_lock_that_another_driver_took_over_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(stages, "HEARTBEAT_SECONDS", 0.01)
+    with run_lock(str(tmp_path)):
+        taken = lock_of(host="elsewhere", pid=7, token="theirs")
+        storage.write_json(str(tmp_path / LOCK), taken)
+        until(lambda: "taken over by process 7 on elsewhere" in caplog.text)
+    assert storage.read_json(str(tmp_path / LOCK)) == taken
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+DRIVER = """
+import sys
+from raysem.errors import UserError
+from raysem.stages import run_lock
+try:
+    with run_lock(sys.argv[1]):
+        print("held", flush=True)
+        sys.stdin.readline()
+except UserError as error:
+    print(error, flush=True)
+"""
+
+
+def start_driver(output: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", DRIVER, str(output)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def answer(driver: subprocess.Popen[str]) -> str:
+    assert driver.stdout is not None
+    return driver.stdout.readline().strip()
+
+
+def test_of_drivers_that_start_at_once_one_holds_the_output(tmp_path: Path):
+    drivers = [start_driver(tmp_path) for _ in range(3)]
+    answers = [answer(driver) for driver in drivers]
+    for driver in drivers:
+        driver.communicate("go\n")
+    assert answers.count("held") == 1
+    assert all("is at work on this output" in said or said == "held" for said in answers)
+    assert storage.list_files(str(tmp_path)) == []
+
+
+def test_a_killed_driver_leaves_a_lock_that_the_next_one_takes(tmp_path: Path):
+    driver = start_driver(tmp_path)
+    assert answer(driver) == "held"
+    with pytest.raises(UserError, match=f"process {driver.pid} on"):
+        run_lock(str(tmp_path)).__enter__()
+    driver.kill()
+    driver.communicate()
+    assert (tmp_path / LOCK).exists()
+    with run_lock(str(tmp_path)):
+        assert read_lock(str(tmp_path)) == {"host": socket.gethostname(), "pid": os.getpid()}
