@@ -150,8 +150,11 @@ def whole_file(location: Location) -> Iterator[IO[bytes]]:
         buffer = io.BytesIO()
         yield buffer
         fs, path = filesystem(location)
-        with _reaching(location):
-            fs.pipe_file(path, buffer.getvalue())
+        try:
+            with _reaching(location):
+                fs.pipe_file(path, buffer.getvalue())
+        except FileNotFoundError as error:
+            raise StorageError(f"{location}: cannot be written ({error})") from error  # there is no such bucket
         return
     target = Path(absolute(location))
     target.parent.mkdir(parents=True, exist_ok=True)

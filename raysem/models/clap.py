@@ -57,6 +57,8 @@ class ClapSettings(Settings):
         frames = self.log_mel.num_frames(self.crop_samples)
         if frames < MIN_FRAMES:
             raise ValueError(f"crop_seconds {self.crop_seconds:g} gives {frames} frames, needed are {MIN_FRAMES}")
+        if self.log_mel.num_mels < MIN_FRAMES:
+            raise ValueError(f"log_mel.num_mels is {self.log_mel.num_mels}, needed are {MIN_FRAMES}")
         return self
 
     @property

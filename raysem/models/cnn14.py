@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from raysem.config import Settings
 
 NUM_BLOCKS = 6
-MIN_FRAMES = 32  # the first five blocks each halve the number of frames
+MIN_FRAMES = 32  # the first five blocks each halve the number of frames, and that of mel bins
 
 
 class Cnn14Settings(Settings):
@@ -80,7 +80,8 @@ class Cnn14(nn.Module):
         self.fc1 = _linear(settings.embedding_width, settings.embedding_width)
         if settings.num_classes is not None:
             self.fc_audioset = _linear(settings.embedding_width, settings.num_classes)
-        self.to(memory_format=torch.channels_last)  # weights too: with one input channel the input alone does not decide
+        # The weights as well: with one input channel the input alone does not decide.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def embedding_width(self) -> int:

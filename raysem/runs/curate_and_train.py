@@ -18,7 +18,7 @@ from raysem.curation.neighbour_shards import NeighbourShards, neighbour_shards, 
 from raysem.curation.pair_shards import MatchShards, SelectShards
 from raysem.curation.ray_shards import make_shards, run_as_task
 from raysem.curation.ray_stages import EmbedJob, embed_captions, embed_clips
-from raysem.curation.selection import SelectionSettings
+from raysem.curation.selection import SelectionSettings, with_domain_thresholds
 from raysem.errors import ConfigError, DataError
 from raysem.ledger import Ledger
 from raysem.models.teacher import TeacherSource
@@ -55,7 +55,11 @@ class CurateAndTrain:
     @cached_property
     def _corpora(self) -> dict[str, Stage]:
         corpora, stages = self.recipe.corpora, dict[str, Stage]()
-        parts = {"teacher": corpora.teacher, "held_out": corpora.held_out, "wild": corpora.wild}
+        parts = {
+            "teacher": roles.part_of(corpora.teacher, self.recipe.teacher.subset_fraction),
+            "held_out": corpora.held_out,
+            "wild": corpora.wild,
+        }
         parts |= {"captions": corpora.captions}
         parts |= {f"evaluation/{name}": (source,) for name, source in corpora.evaluation.items()}
         used = [source for sources in parts.values() for source in sources if source.corpus == roles.SYNTHETIC]
@@ -199,7 +203,10 @@ class CurateAndTrain:
     @cached_property
     def domain(self) -> Stage | None:
         """The similarity of every caption to the labels of the downstream domain."""
-        names = self.recipe.curation.domain or tuple(self.recipe.corpora.evaluation)
+        return self._domain_of(self.recipe)
+
+    def _domain_of(self, student: CurateAndTrainRecipe) -> Stage | None:
+        names = student.curation.domain or tuple(self.recipe.corpora.evaluation)
         unknown = [name for name in names if name not in self.recipe.corpora.evaluation]
         if unknown:
             known = ", ".join(self.recipe.corpora.evaluation) or "none"
@@ -220,7 +227,8 @@ class CurateAndTrain:
             )
 
         inputs = [self.embed_captions, self.teacher, *corpora]
-        return Stage("domain", run, settings={"prompt": plain(prompt)}, inputs=inputs)
+        stage_name = "domain" if len(names) == len(self.recipe.corpora.evaluation) else f"domain/{'+'.join(names)}"
+        return Stage(stage_name, run, settings={"prompt": plain(prompt)}, inputs=inputs)
 
     # -- pairs --------------------------------------------------------------------------------------------------------
 
@@ -303,31 +311,33 @@ class CurateAndTrain:
         stages: dict[str, Stage] = {}
         for student in self.students.values():
             for settings in _selections_needed(student):
-                key = config.digest(settings)
+                domain = self._domain_of(student) if settings.strategy in ("DS", "ADS") else None
+                key = _selection_key(settings, domain)
                 if key not in stages:
                     name = f"select/{settings.strategy}_{_threshold(settings):g}"
                     taken = any(stage.name == name for stage in stages.values())
-                    stages[key] = self._selection(f"{name}_{key[:6]}" if taken else name, settings)
+                    stages[key] = self._selection(f"{name}_{key[:6]}" if taken else name, settings, domain)
         return stages
 
-    def _selection_stage(self, settings: SelectionSettings) -> Stage:
-        return self._selections[config.digest(settings)]
+    def _selection_stage(self, student: CurateAndTrainRecipe, settings: SelectionSettings) -> Stage:
+        domain = self._domain_of(student) if settings.strategy in ("DS", "ADS") else None
+        return self._selections[_selection_key(settings, domain)]
 
-    def _selection(self, name: str, settings: SelectionSettings) -> Stage:
-        if settings.strategy in ("DS", "ADS") and self.domain is None:
+    def _selection(self, name: str, settings: SelectionSettings, domain: Stage | None) -> Stage:
+        if settings.strategy in ("DS", "ADS") and domain is None:
             raise ConfigError(
                 f"curation.strategy {settings.strategy}: needs corpora.evaluation, whose labels are its domain"
             )
         if settings.strategy == "DS":
-            return self._annotated_selection(name, settings)
+            return self._annotated_selection(name, settings, domain)
         materialize = self.recipe.curation.materialize_audio
         neighbour_stage = self.neighbours if settings.margin else None
 
         def run(folder: storage.Location) -> dict[str, Any]:
             pairs = self.match.folder(self.output)
-            domain = self.domain.folder(self.output) if self.domain else None
+            domain_folder = domain.folder(self.output) if domain else None
             neighbours = neighbour_stage.folder(self.output) if neighbour_stage else None
-            facts = run_as_task(curation_facts.facts_for, pairs, settings, domain, neighbours)
+            facts = run_as_task(curation_facts.facts_for, pairs, settings, domain_folder, neighbours)
             clips = {
                 storage.name_of(shard): shard for shard in roles.clip_shards(self._corpora["wild"].folder(self.output))
             }
@@ -348,15 +358,14 @@ class CurateAndTrain:
             return _improvement_set_counts(counts, name)
 
         inputs = [self.match, self.pool, self._corpora["wild"], self.teacher]
-        domain_stage = self.domain if settings.strategy == "ADS" else None
-        inputs += [stage for stage in (domain_stage, self.screen, neighbour_stage) if stage]
+        inputs += [stage for stage in (domain, self.screen, neighbour_stage) if stage]
         content = plain(settings) | {"materialize_audio": materialize}
         return Stage(name, run, settings=content, inputs=inputs)
 
-    def _annotated_selection(self, name: str, settings: SelectionSettings) -> Stage:
+    def _annotated_selection(self, name: str, settings: SelectionSettings, domain: Stage | None) -> Stage:
         if "teacher" not in self._corpora or not self.recipe.corpora.use_teacher_captions:
             raise ConfigError("curation.strategy DS: needs corpora.teacher and corpora.use_teacher_captions true")
-        corpus, domain = self._corpora["teacher"], self.domain
+        corpus = self._corpora["teacher"]
         assert domain is not None
 
         def run(folder: storage.Location) -> dict[str, Any]:
@@ -421,9 +430,9 @@ class CurateAndTrain:
         from_teacher = student.student.train_on == "teacher_pairs"
         if (from_teacher or replay == "teacher") and "teacher" not in self._corpora:
             raise ConfigError(f"{name}: trains on or replays the teacher's pairs, and corpora.teacher is empty")
-        main = self._corpora["teacher"] if from_teacher else self._selection_stage(chosen)
+        main = self._corpora["teacher"] if from_teacher else self._selection_stage(student, chosen)
         if replay == "ds":
-            replayed: Stage | None = self._selection_stage(ds_of(chosen))
+            replayed: Stage | None = self._selection_stage(student, ds_of(chosen))
         else:
             replayed = self._corpora["teacher"] if replay == "teacher" else None
 
@@ -508,6 +517,10 @@ def _selections_needed(student: CurateAndTrainRecipe) -> list[SelectionSettings]
     return needed
 
 
+def _selection_key(settings: SelectionSettings, domain: Stage | None) -> str:
+    return config.digest({"rule": plain(settings), "domain": domain.digest if domain else None})
+
+
 def has_gpus() -> bool:
     """Whether the cluster has a GPU now."""
     return ray.cluster_resources().get("GPU", 0) >= 1
@@ -519,15 +532,23 @@ def count_rows(embeddings: storage.Location) -> int:
 
 
 def selection_of(recipe: CurateAndTrainRecipe) -> SelectionSettings:
-    """The rule of `curation`, without the settings of other stages."""
+    """The rule of `curation`, without the settings of other stages, with released thresholds where asked for."""
     fields = set(SelectionSettings.model_fields)
     values = {name: value for name, value in plain(recipe.curation).items() if name in fields}
-    return SelectionSettings(**values)
+    settings = SelectionSettings(**values)
+    if recipe.curation.released_thresholds:
+        settings = with_domain_thresholds(settings, recipe.curation.released_thresholds)
+    return ds_of(settings) if settings.strategy == "DS" else settings
 
 
 def ds_of(settings: SelectionSettings) -> SelectionSettings:
-    """The DS rule with the caption threshold of `settings`."""
-    return SelectionSettings(strategy="DS", caption_threshold=settings.caption_threshold, seed=settings.seed)
+    """The DS rule of `settings`; what DS does not use is left at its default, so that equal rules are one stage."""
+    return SelectionSettings(
+        strategy="DS",
+        caption_threshold=settings.caption_threshold,
+        cap_per_caption=settings.cap_per_caption,
+        seed=settings.seed,
+    )
 
 
 def replay_source(student: CurateAndTrainRecipe) -> str:

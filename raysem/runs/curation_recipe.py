@@ -12,7 +12,7 @@ from raysem.config import Settings
 from raysem.corpora.synthetic import SyntheticSettings
 from raysem.curation.neighbours import NeighbourSettings
 from raysem.curation.ray_stages import EmbedSettings, WorkerSettings
-from raysem.curation.selection import SelectionSettings
+from raysem.curation.selection import PAPER_THRESHOLDS, PAPER_UNDIRECTED_THRESHOLD, SelectionSettings
 from raysem.evaluation.zero_shot import ZeroShotSettings
 from raysem.models.clap import ClapSettings
 from raysem.runs.roles import CorpusSource
@@ -86,7 +86,8 @@ class TeacherSettings(Settings):
     """Name or path of the text encoder that a CLAP-2022 checkpoint was trained with (configuration and tokenizer)."""
     model: ClapSettings = ClapSettings()
     subset_fraction: float = Field(1.0, gt=0, le=1)
-    """Share of the teacher's clips that it is trained on; the paper's small teacher uses 0.1."""
+    """Share of the captioned clips that there are for the teacher, and so for DS, replay and the pool of captions; the
+    paper's small teacher has 0.1."""
     training: TrainingSettings = TrainingSettings()
 
     @model_validator(mode="after")
@@ -106,6 +107,8 @@ class CurationSettings(SelectionSettings):
     """k of the nearest-neighbour tables and of hubness; the tables grow to what a `margin` asks for."""
     neighbour_index: NeighbourSettings = NeighbourSettings()
     """How the clips' nearest captions are looked up; the captions' nearest clips are always exact."""
+    released_thresholds: Literal["esc50", "urbansound8k", "tut17"] | None = None
+    """Take the paper's released thresholds for this downstream set instead of the two above."""
     domain: tuple[str, ...] = ()
     """Evaluation sets whose labels are the domain of DS and ADS; empty: all that have labels."""
     exclude_overlap_similarity: float | None = Field(None, gt=0, le=1)
@@ -205,13 +208,19 @@ class CurateAndTrainRecipe(Settings):
 
     def lowest_threshold(self) -> float:
         """The lowest cosine that a stored pair needs."""
-        threshold = min(student.curation.similarity_threshold for student in self.students().values())
+        threshold = min(_lowest(student.curation) for student in self.students().values())
         floor = self.curation.match_floor
         if floor is not None and floor > threshold:
             raise config.ConfigError(
                 f"curation.match_floor: {floor:g} is above the threshold {threshold:g}, so pairs to keep would be lost"
             )
         return floor if floor is not None else max(round(threshold - 0.1, 6), -1.0)
+
+
+def _lowest(curation: CurationSettings) -> float:
+    if curation.released_thresholds is None:
+        return curation.similarity_threshold
+    return min(PAPER_UNDIRECTED_THRESHOLD, PAPER_THRESHOLDS[curation.released_thresholds]["similarity_threshold"])
 
 
 def _check_name(name: str) -> None:

@@ -139,6 +139,16 @@ def _files_below(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(files))
 
 
+def part_of(sources: Sequence[CorpusSource], fraction: float) -> tuple[CorpusSource, ...]:
+    """The sources, of each the first `fraction` of its share: a smaller one is part of a larger one."""
+
+    def cut(source: CorpusSource) -> CorpusSource:
+        low, high = source.share
+        return source.model_copy(update={"share": (low, low + (high - low) * fraction)})
+
+    return tuple(sources) if fraction == 1 else tuple(cut(source) for source in sources)
+
+
 def build_part(
     folder: storage.Location,
     sources: Sequence[CorpusSource],

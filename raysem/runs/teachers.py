@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from raysem import storage
 from raysem.config import plain
-from raysem.errors import DataError, UserError
+from raysem.errors import UserError
 from raysem.models.checkpoint import save_model
 from raysem.models.clap import Clap
 from raysem.models.teacher import TeacherSource, load_teacher
 from raysem.runs.curation_recipe import CurateAndTrainRecipe, TeacherSettings
-from raysem.runs.roles import place_of
 from raysem.training.loop import TrainingResult
 from raysem.training.spec import TrainingSpec
 
@@ -83,10 +80,8 @@ def training_spec(
     clips: Sequence[storage.Location],
     held_out: Sequence[storage.Location],
 ) -> TrainingSpec:
-    """A teacher from scratch, on `subset_fraction` of the captioned clips."""
+    """A teacher from scratch."""
     teacher = recipe.teacher
-    if teacher.subset_fraction < 1:
-        clips = _subset(folder, clips, teacher.subset_fraction, recipe.seed)
     return TrainingSpec(
         output=folder,
         sources=tuple(clips),
@@ -124,20 +119,3 @@ def student_spec(
         audio=recipe.audio,
         name="student",
     )
-
-
-def _subset(
-    folder: storage.Location, clips: Sequence[storage.Location], fraction: float, seed: int
-) -> list[storage.Location]:
-    written = []
-    for location in clips:
-        table = storage.read_table(location)
-        keep = [place_of(seed, f"subset\0{clip_id}") < fraction for clip_id in table["clip_id"].to_pylist()]
-        kept = table.filter(pa.array(keep, pa.bool_()))
-        if len(kept):
-            target = storage.join(folder, "subset", f"{storage.name_of(location)}.parquet")
-            storage.write_table(target, kept)
-            written.append(target)
-    if not written:
-        raise DataError(f"teacher.subset_fraction {fraction:g}: leaves no clip")
-    return written

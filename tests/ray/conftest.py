@@ -110,7 +110,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> Pool:
         audio_encoder="cnn14_tiny",
         audio_channels=(2, 2, 4, 4, 8, 16),
         log_mel=LogMelSettings(
-            sample_rate=SAMPLE_RATE, window_samples=256, hop_samples=160, num_mels=16, max_hz=SAMPLE_RATE / 2
+            sample_rate=SAMPLE_RATE, window_samples=256, hop_samples=160, num_mels=32, max_hz=SAMPLE_RATE / 2
         ),
         crop_seconds=0.8,
         text=TextEncoderSettings(name=str(bert_folder), max_tokens=30),

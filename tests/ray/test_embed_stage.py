@@ -220,7 +220,9 @@ def test_too_large_a_share_of_failures_stops_with_reasons_and_examples(pool: Any
     rows = sound_clips(6)
     rows += [{"clip_id": f"bad_{i}", "audio": {"bytes": None, "path": clip.path}} for i, clip in enumerate(broken)]
     shards = write_shards([pa.Table.from_pylist(rows, schema=CLIPS)], str(tmp_path / "clips"), rows_per_shard=6)
-    with pytest.raises(StageError, match=r"6 of 12 clips cannot be used .*undecodable.* max_failed_share 0\.25") as caught:
+    with pytest.raises(
+        StageError, match=r"6 of 12 clips cannot be used .*undecodable.* max_failed_share 0\.25"
+    ) as caught:
         embed_clips(shards.files, pool.job(tmp_path / "out", max_failed_share=0.25))
     assert "bad_0: " in str(caught.value)
     assert str(broken[0].path) in str(caught.value)

@@ -172,7 +172,9 @@ def test_a_store_that_refuses_is_a_users_error_and_an_os_error(monkeypatch: pyte
 
     fs, _ = storage.filesystem("memory://x")
     monkeypatch.setattr(type(fs), "exists", refuse)
-    with pytest.raises(StorageError, match=r"memory://x: cannot be reached or used \(RuntimeError: no credentials") as e:
+    with pytest.raises(
+        StorageError, match=r"memory://x: cannot be reached or used \(RuntimeError: no credentials"
+    ) as e:
         storage.exists("memory://x")
     assert isinstance(e.value, OSError)
     assert isinstance(e.value, DataError)
@@ -180,7 +182,9 @@ def test_a_store_that_refuses_is_a_users_error_and_an_os_error(monkeypatch: pyte
 
 
 def test_free_space_is_that_of_the_nearest_folder(tmp_path: Path):
-    assert storage.free_bytes(str(tmp_path / "not" / "yet")) == pytest.approx(storage.free_bytes(str(tmp_path)), rel=0.1)
+    assert storage.free_bytes(str(tmp_path / "not" / "yet")) == pytest.approx(
+        storage.free_bytes(str(tmp_path)), rel=0.1
+    )
     assert storage.free_bytes("s3://bucket/x") is None
 
 

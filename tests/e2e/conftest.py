@@ -1,0 +1,170 @@
+"""The real job script in processes of its own, on the recipe `smoke.yaml`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RECIPE = Path(__file__).parent / "smoke.yaml"
+TIMEOUT_SECONDS = 540
+
+
+@pytest.fixture(scope="session")
+def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of width 32 that knows every word of the synthetic captions."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from raysem.corpora.synthetic import SyntheticSettings, plan_clips
+    from raysem.corpora.synthetic_plans import plan_captions
+    from raysem.corpora.synthetic_sounds import SOUNDS
+
+    settings = SyntheticSettings(teacher_clips=400)
+    texts = [plan.text for plan in plan_captions(plan_clips(settings)["teacher"], settings)]
+    words = sorted({word for text in [*texts, *SOUNDS] for word in re.findall(r"[a-z]+|[^\sa-z]", text.lower())})
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    folder = tmp_path_factory.mktemp("text_encoder")
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        initializer_range=0.5,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class JobScript:
+    """`jobs/curate_and_train.py` with the smoke recipe. Its Ray lives in `ray_folder`, with tokens on, as a user's."""
+
+    text_encoder: Path
+    ray_folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Ours without what the tests' own Ray needs; no token or session of the user's is seen or left behind."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        return kept | {
+            "RAY_TMPDIR": str(self.ray_folder),
+            "RAY_AUTH_TOKEN_PATH": str(self.ray_folder / "token"),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def arguments(self, output: Path, *more: str) -> list[str]:
+        """What stands behind `python`."""
+        encoder = f"teacher.model.text.name={self.text_encoder}"
+        script = ["jobs/curate_and_train.py", "--recipe", str(RECIPE), "--set", encoder]
+        return [*script, "--output", str(output), *more]
+
+    def start(self, output: Path, *more: str) -> subprocess.Popen[str]:
+        """Start it as the head of a process group; what it prints goes to `<output>.log`, appended."""
+        with output.with_name(f"{output.name}.log").open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, *self.arguments(output, *more)],
+                cwd=ROOT,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    def run(self, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end."""
+        process = subprocess.Popen(
+            [sys.executable, *self.arguments(output, *more)],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill(process)
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    @staticmethod
+    def kill(process: subprocess.Popen[str]) -> None:
+        """SIGKILL to the process group and all that it started, workers of its Ray too; returns when all is gone."""
+        try:
+            family = psutil.Process(process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            family = []
+        os.killpg(process.pid, signal.SIGKILL)
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait()
+        psutil.wait_procs(family, timeout=60)
+
+    def ray_sessions(self) -> int:
+        """How often a Ray was started so far."""
+        return len(list((self.ray_folder / "ray").glob("session_2*")))
+
+    def ray_processes(self) -> list[psutil.Process]:
+        """Live processes of this script's Ray sessions, whoever their parent is."""
+        return [process for process in psutil.process_iter() if str(self.ray_folder) in _command_of(process)]
+
+
+def _command_of(process: psutil.Process) -> str:
+    try:
+        dead = process.status() == psutil.STATUS_ZOMBIE
+        # Workers overwrite their command line; where their session is stands in their environment.
+        return "" if dead else " ".join([*process.cmdline(), *process.environ().values()])
+    except psutil.Error:
+        return ""
+
+
+@pytest.fixture(scope="session")
+def job(text_encoder: Path) -> Iterator[JobScript]:
+    """The job script; at the end no process of its Ray is left."""
+    folder = Path(tempfile.mkdtemp(prefix="rj-", dir="/tmp"))  # short: a socket's path may have 107 characters
+    (folder / "token").write_text("0123456789abcdef" * 4)
+    script = JobScript(text_encoder, folder)
+    yield script
+    for process in script.ray_processes():
+        process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], bool], subprocess.Popen[str] | None], None]:
+    """Wait for a condition, while the process, if one is given, lives."""
+
+    def wait(condition: Callable[[], bool], process: subprocess.Popen[str] | None) -> None:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not condition():
+            if process is not None:
+                assert process.poll() is None, f"ended with status {process.returncode} too early"
+            assert time.monotonic() < deadline, "waited for too long"
+            time.sleep(0.005)
+
+    return wait
