@@ -4,7 +4,8 @@
 
 Ours is `load_clip` (decode, checks, mono, resample) and `LogMel`. The bare side is soundfile.read (PyAV for Opus),
 the mean of the channels, torchaudio's Resample with a kernel made once, MelSpectrogram with the same numbers, and
-10 log10. Both take the first 90 % of each clip (codecs add their own delay) as one batch for the log-mel, on one thread.
+10 log10. Both take the first 90 % of each clip (codecs add their own delay) as one batch for the log-mel, on one
+thread.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import io
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import av
 import numpy as np
@@ -52,6 +54,10 @@ def measure(options: argparse.Namespace) -> list[Row]:
     torch.set_num_threads(threads)
     settings = LogMelSettings()
     num_samples = int(0.9 * options.seconds * settings.sample_rate)
+    setting = (
+        f"{options.clips} stereo clips of {options.seconds:g} s at {FILE_RATE} Hz to mono log-mels at "
+        f"{settings.sample_rate} Hz, {threads} threads; ratio: ours over the bare calls, in clips/s"
+    )
     rows = []
     for format, name in FORMATS.items():
         contents = files(options.clips, format=format, seconds=options.seconds, sample_rate=FILE_RATE, channels=2)
@@ -61,14 +67,13 @@ def measure(options: argparse.Namespace) -> list[Row]:
         if not difference_db < MAX_DIFFERENCE_DB:
             raise RuntimeError(f"{name}: the log-mels differ by {difference_db:.3g} dB in the mean; no fair comparison")
         taken = in_turns(
-            {side: lambda run=front_end: seconds_of(lambda: run(contents)) for side, front_end in sides.items()},  # type: ignore[misc]
+            {side: partial(seconds_of, partial(front_end, contents)) for side, front_end in sides.items()},
             options.repeats,
         )
         rows.append(
             {
                 "benchmark": "front_end",
-                "setting": f"{options.clips} stereo clips of {options.seconds:g} s at {FILE_RATE} Hz to mono log-mels at "
-                f"{settings.sample_rate} Hz, {threads} threads; the ratio is ours over the bare calls, in clips/s",
+                "setting": setting,
                 "name": name,
                 "ratio": taken["bare"] / taken["ours"],
                 "clips_per_second": options.clips / taken["ours"],
@@ -125,7 +130,7 @@ def read_with_soundfile(content: bytes) -> np.ndarray:
 
 def read_with_pyav(content: bytes) -> np.ndarray:
     """Mono samples (T,) at the file's rate."""
-    with av.open(io.BytesIO(content)) as container:
+    with av.open(io.BytesIO(content), "r") as container:
         frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
     return np.concatenate(frames, axis=1).mean(axis=0, dtype=np.float32)
 

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", help="also write the rows there")
     options = parser.parse_args(argv)
-    # read once, when the libraries are loaded. PASSIVE, for all alike: a thread of OpenMP that spins while it waits costs
-    # everyone ten times the work when other processes want the cores too
+    # read once, when the libraries are loaded. PASSIVE, for all alike: threads of OpenMP that spin while they wait cost
+    # ten times the work when other processes want the cores too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(options.threads)

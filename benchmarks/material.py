@@ -16,7 +16,7 @@ from raysem.corpora.encoding import encode
 from raysem.corpora.shards import write_shards
 from raysem.models.clap import ClapSettings
 from raysem.tables import CLIPS
-from raysem.text.encoder import TextEncoderSettings
+from raysem.text.encoder import TextEncoderSettings, quiet_transformers
 
 # Shapes: T samples, C channels.
 
@@ -39,9 +39,7 @@ def waveform(index: int, *, seconds: float, sample_rate: int, channels: int) -> 
     return np.stack(made, axis=1).astype(np.float32)
 
 
-def files(
-    num_files: int, *, format: str, seconds: float, sample_rate: int, channels: int
-) -> list[bytes]:
+def files(num_files: int, *, format: str, seconds: float, sample_rate: int, channels: int) -> list[bytes]:
     """The first clips as files of one of the formats of `raysem.corpora.encoding`."""
     return [
         encode(waveform(index, seconds=seconds, sample_rate=sample_rate, channels=channels), sample_rate, format=format)
@@ -122,5 +120,6 @@ def write_text_encoder(folder: Path) -> str:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        BertModel(config).save_pretrained(folder)
+        with quiet_transformers():
+            BertModel(config).save_pretrained(folder)
     return str(folder)

@@ -19,7 +19,7 @@ import torch
 from raysem import storage
 from raysem.corpora.rows import caption_id
 from raysem.curation.embeddings import embedding_matrix, read_embeddings
-from raysem.curation.matching import match_above
+from raysem.curation.matching import PreparedCaptions, match_above
 from raysem.curation.neighbour_shards import caption_means, clip_means
 from raysem.curation.ranking import rank_over_shards, rank_within
 from raysem.curation.selection import PoolFacts, ScoredPairs, SelectionSettings, select_pairs
@@ -38,14 +38,15 @@ class MatchShards:
     def __init__(self, clips: storage.Location, captions: storage.Location, floor: float, threads: int = 1):
         torch.set_num_threads(threads)
         self._clips, self._floor = Ledger(clips), floor
-        self._caption_ids, self._text_CD = read_embeddings(captions)
+        self._caption_ids, text_CD = read_embeddings(captions)
+        self._text = PreparedCaptions(text_CD)
 
     def __call__(self, shard: str) -> tuple[DoneRecord, dict[str, pa.Table]]:
         table = storage.read_table(self._clips.file_of(shard))
         audio_AD = embedding_matrix(table)
         clip, caption, similarity = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
         if len(table):
-            found = match_above(audio_AD, self._text_CD, self._floor)
+            found = match_above(audio_AD, self._text, self._floor)
             clip, caption, similarity = (np.asarray(column) for column in found)
         pairs = pa.table(
             {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -68,13 +68,20 @@ def make_shards(
             num_gpus=num_gpus or None,
             compute=ray.data.ActorPoolStrategy(size=count),
         )
-        for _row in dataset.iter_rows():
+        for _row in rows_of(dataset):
             progress.advance(1)
     missing = ledger.pending(shards)
     if missing:
         raise StageError(f"{output}: {len(missing)} shards stay unfinished after {ROUNDS} rounds, {missing[0]} first")
     records = ledger.records()
     return total(records[name] for name in shards)
+
+
+def rows_of(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """The rows of `dataset` as they are made. What a worker raises arrives in a RayTaskError whose `cause` it is."""
+    # Without it Ray Data puts an exception of its own around ours, and ours is lost on the way between processes.
+    dataset.context.raise_original_map_exception = True
+    yield from dataset.iter_rows()
 
 
 class _ShardActor:

@@ -26,6 +26,7 @@ from raysem import storage
 from raysem.audio.crops import even_crops
 from raysem.audio.load import AudioSettings, load_clip
 from raysem.config import Settings
+from raysem.curation.ray_shards import rows_of
 from raysem.errors import ClipError, StageError
 from raysem.ledger import DoneRecord, Ledger, total
 from raysem.logs import Progress
@@ -212,7 +213,7 @@ def _run_pipeline(
         num_cpus=0.1,
         compute=ray.data.ActorPoolStrategy(size=1),
     )
-    for row in dataset.iter_rows():
+    for row in rows_of(dataset):
         names, counts = row["outcome_names"], row["outcome_counts"]
         yield {"shard": row["shard"], "rows": row["rows"], "outcomes": dict(zip(names, counts, strict=True))}
 

@@ -290,14 +290,14 @@ class CurateAndTrain:
         }
         if not any(wanted.values()):
             return None
-        evaluation = [self._evaluation_embeddings[f"{name}/{TEACHER}"] for name in self.recipe.corpora.evaluation]
+        evaluation = list(self._teacher_on_evaluation.values())
 
         def run(folder: storage.Location) -> dict[str, Any]:
             return run_as_task(
                 curation_facts.screen,
                 folder,
                 self.embed_wild.folder(self.output),
-                {stage.name.split("/")[1]: stage.folder(self.output) for stage in evaluation},
+                {name: stage.folder(self.output) for name, stage in self._teacher_on_evaluation.items()},
                 wanted["exclude_overlap_similarity"],
                 wanted["duplicate_similarity"],
             )
@@ -459,16 +459,25 @@ class CurateAndTrain:
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
     @cached_property
+    def _teacher_on_evaluation(self) -> dict[str, Stage]:
+        """By evaluation set; apart from the students', because `screen` needs them before there is a student."""
+        return {
+            name: self._evaluation_embedding(name, TEACHER, self.teacher) for name in self.recipe.corpora.evaluation
+        }
+
+    @cached_property
     def _evaluation_embeddings(self) -> dict[str, Stage]:
-        models = {TEACHER: self.teacher} | dict(self._students)
-        crops = self.recipe.evaluation.zero_shot.crops_per_clip
         stages = {}
-        for set_name in self.recipe.corpora.evaluation:
-            corpus = self._corpora[f"evaluation/{set_name}"]
-            for model_name, model in models.items():
-                key = f"{set_name}/{model_name}"
-                stages[key] = self._embed_clips(f"evaluate/{key}", corpus, model, crops)
+        for set_name, stage in self._teacher_on_evaluation.items():
+            stages[f"{set_name}/{TEACHER}"] = stage
+            for model_name, model in self._students.items():
+                stages[f"{set_name}/{model_name}"] = self._evaluation_embedding(set_name, model_name, model)
         return stages
+
+    def _evaluation_embedding(self, set_name: str, model_name: str, model: Stage) -> Stage:
+        corpus = self._corpora[f"evaluation/{set_name}"]
+        crops = self.recipe.evaluation.zero_shot.crops_per_clip
+        return self._embed_clips(f"evaluate/{set_name}/{model_name}", corpus, model, crops)
 
     @cached_property
     def scores(self) -> Stage | None:
@@ -538,17 +547,16 @@ def selection_of(recipe: CurateAndTrainRecipe) -> SelectionSettings:
     settings = SelectionSettings(**values)
     if recipe.curation.released_thresholds:
         settings = with_domain_thresholds(settings, recipe.curation.released_thresholds)
-    return ds_of(settings) if settings.strategy == "DS" else settings
+    if settings.strategy != "DS":
+        return settings
+    if settings.cap_per_caption is not None:
+        raise ConfigError("curation.cap_per_caption: not with strategy DS, which keeps annotated pairs as they are")
+    return ds_of(settings)
 
 
 def ds_of(settings: SelectionSettings) -> SelectionSettings:
     """The DS rule of `settings`; what DS does not use is left at its default, so that equal rules are one stage."""
-    return SelectionSettings(
-        strategy="DS",
-        caption_threshold=settings.caption_threshold,
-        cap_per_caption=settings.cap_per_caption,
-        seed=settings.seed,
-    )
+    return SelectionSettings(strategy="DS", caption_threshold=settings.caption_threshold)
 
 
 def replay_source(student: CurateAndTrainRecipe) -> str:

@@ -24,9 +24,9 @@ def check(recipe: CurateAndTrainRecipe, output: storage.Location, chosen: Sequen
     warnings = []
     if not storage.is_remote(output):
         target = Path(output)
-        if target.exists() and not target.is_dir():
-            raise UserError(f"--output {output}: is a file, expected a folder")
         above = next(folder for folder in (target, *target.parents) if folder.exists())
+        if not above.is_dir():
+            raise UserError(f"--output {output}: {above} is a file, expected a folder")
         if not os.access(above, os.W_OK):
             raise UserError(f"--output {output}: {above} cannot be written")
         free = storage.free_bytes(output) or 0

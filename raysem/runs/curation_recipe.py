@@ -101,8 +101,9 @@ class CurationSettings(SelectionSettings):
     """Embedding, matching and the rule by which pairs are kept (`SelectionSettings`)."""
 
     embed: EmbedSettings = EmbedSettings()
-    match_floor: float | None = Field(None, ge=-1, le=1)
-    """Pairs below it are never stored; null: 0.1 below the lowest threshold of the recipe and its variants."""
+    match_floor: float = Field(0.5, ge=-1, le=1)
+    """Pairs below it are never stored. At most the lowest threshold of interest; it does not follow the thresholds, so
+    that changing one of them does not match everything again."""
     neighbours: PositiveInt = 10
     """k of the nearest-neighbour tables and of hubness; the tables grow to what a `margin` asks for."""
     neighbour_index: NeighbourSettings = NeighbourSettings()
@@ -207,14 +208,16 @@ class CurateAndTrainRecipe(Settings):
         return built
 
     def lowest_threshold(self) -> float:
-        """The lowest cosine that a stored pair needs."""
-        threshold = min(_lowest(student.curation) for student in self.students().values())
+        """The lowest cosine that a stored pair needs; ConfigError when a threshold lies below it."""
         floor = self.curation.match_floor
-        if floor is not None and floor > threshold:
-            raise config.ConfigError(
-                f"curation.match_floor: {floor:g} is above the threshold {threshold:g}, so pairs to keep would be lost"
-            )
-        return floor if floor is not None else max(round(threshold - 0.1, 6), -1.0)
+        for name, student in self.students().items():
+            threshold = _lowest(student.curation)
+            if student.curation.strategy != "DS" and threshold < floor:
+                raise config.ConfigError(
+                    f"curation.match_floor: {floor:g} is above the threshold {threshold:g} of {name}; pairs below the "
+                    f"floor are not stored, lower it"
+                )
+        return floor
 
 
 def _lowest(curation: CurationSettings) -> float:
@@ -229,4 +232,7 @@ def _check_name(name: str) -> None:
         raise ValueError(f"{name!r}: a name of letters, digits and -_+. only, which does not begin with a dot")
 
 
-_SHARED = CurationSettings.model_fields.keys() - SelectionSettings.model_fields.keys()
+_SHARED = (CurationSettings.model_fields.keys() - SelectionSettings.model_fields.keys()) - {
+    "domain",
+    "released_thresholds",
+}

@@ -168,6 +168,8 @@ def connect_ray(address: str | None, *, object_store_mib: int | None, local_cpus
         return
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It calls every error of a worker a bug of Ray's, with pages of traceback; ours are shown or written by `main`.
+    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
     quiet: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning", "configure_logging": True}
     target = address or os.environ.get("RAY_ADDRESS")
     if target:

@@ -83,7 +83,7 @@ def test_a_pool_through_ray_equals_the_plain_loop(pool: Any, whole: Path, captio
     by_id = embeddings_of(captions)
     np.testing.assert_allclose(np.stack([by_id[key] for key in table["caption_id"].to_pylist()]), texts, atol=1e-6)
     schema = storage.read_table(Ledger(str(whole)).files()[0]).schema
-    assert (schema.names, schema.field("embedding").type) == (["clip_id", "embedding"], pa.list_(pa.float32(), 16))
+    assert (schema.names, schema.field("embedding").type) == (["clip_id", "embedding"], pa.list_(pa.float32(), 32))
     assert schema.metadata == {b"model": b"test"}
 
 

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+
+from raysem import storage
+from raysem.config import build
+from raysem.corpora.rows import caption_id
+from raysem.errors import ConfigError, DataError
+from raysem.runs import roles
+from raysem.runs.roles import CorpusSource, build_part, identity, part_of, place_of
+from raysem.tables import CAPTIONS, CLIPS
+
+
+def source(**content: Any) -> CorpusSource:
+    return build(CorpusSource, {"corpus": "clips_table", "root": "/x", **content})
+
+
+def make(folder: Path, *sources: CorpusSource, hide: bool = False, seed: int = 0, rows: int = 2) -> dict[str, Any]:
+    return build_part(str(folder), sources, seed=seed, rows_per_shard=rows, synthetic=None, hide_labels=hide)
+
+
+def clips_of(folder: Path) -> list[dict[str, Any]]:
+    return [row for file in roles.clip_shards(str(folder)) for row in storage.read_table(file).to_pylist()]
+
+
+def captions_of(folder: Path) -> dict[str, str]:
+    files = roles.caption_shards(str(folder))
+    return {row["caption_id"]: row["text"] for file in files for row in storage.read_table(file).to_pylist()}
+
+
+@pytest.fixture
+def table(tmp_path: Path, write_part) -> str:
+    rows = [
+        {
+            "clip_id": f"rec{index // 2}-{index}",
+            "labels": ["dog_bark" if index % 2 else "Rain"],
+            "captions": [f"caption {index % 3}"],
+            "fold": index % 5,
+            "split": "train" if index < 6 else "test",
+            "source": "made",
+        }
+        for index in range(10)
+    ]
+    return write_part(tmp_path / "table", rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"corpus": "esc5", "root": "/x"}, "no corpus 'esc5'; there are"),
+        ({"corpus": "esc50"}, "root: is needed for corpus esc50"),
+        ({"corpus": "esc50", "root": "/x", "options": {"fold": 1}}, "corpus esc50: fold: no such key"),
+        ({"corpus": "synthetic", "part": "wilds"}, "part: expected one of teacher, held_out, wild, test, captions"),
+        ({"corpus": "clips_table", "root": "/x", "share": [0.5, 0.5]}, "share: expected [low, high]"),
+        ({"corpus": "clips_table", "root": "/x", "group_pattern": "("}, "group_pattern: not a regular expression"),
+        ({"corpus": "clips_table", "root": "/x", "group_pattern": "a"}, "group_pattern: needs a group"),
+        ({"corpus": "clips_table", "root": "/x", "label_templates": ["x"]}, "label_templates: each template needs"),
+        ({"corpus": "clips_table", "root": "/x", "missing": "ignore"}, "missing: expected 'error', 'reject' or 'keep'"),
+    ],
+)
+def test_a_wrong_source_is_refused_before_anything_is_read(content: dict[str, Any], reason: str):
+    with pytest.raises(ConfigError) as error:
+        build(CorpusSource, content)
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_part_is_sharded_with_its_captions_and_what_is_known_of_labels(table: str, tmp_path: Path):
+    counts = make(tmp_path / "part", source(root=table))
+    assert counts == {"clips": 10, "shards": 5, "captions": 3, "rejected": 0}
+    assert [row["clip_id"] for row in clips_of(tmp_path / "part")] == [f"rec{i // 2}-{i}" for i in range(10)]
+    assert captions_of(tmp_path / "part") == {caption_id(f"caption {i}"): f"caption {i}" for i in range(3)}
+    labels = storage.read_table(str(tmp_path / "part" / "caption_labels.parquet")).to_pylist()
+    assert {tuple(row["labels"]) for row in labels} == {("Rain", "dog_bark")}
+
+
+def test_the_pool_has_neither_labels_nor_captions_which_lie_beside_it(table: str, tmp_path: Path):
+    counts = make(tmp_path / "part", source(root=table), hide=True)
+    assert counts["captions"] == 0
+    assert all(row["labels"] is None and row["captions"] is None for row in clips_of(tmp_path / "part"))
+    hidden = storage.read_table(str(tmp_path / "part" / "clip_labels.parquet")).to_pylist()
+    assert len(hidden) == 10
+    assert hidden[1] == {"clip_id": "rec0-1", "labels": ["dog_bark"]}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ids"),
+    [
+        ({"folds": [0, 1]}, {0, 1, 5, 6}),
+        ({"splits": ["test"]}, {6, 7, 8, 9}),
+        ({"labels": ["Rain"]}, {0, 2, 4, 6, 8}),
+        ({"labels": ["Rain"], "splits": ["test"]}, {6, 8}),
+    ],
+)
+def test_filters_are_judged_together(wanted: dict[str, Any], ids: set[int], table: str, tmp_path: Path):
+    make(tmp_path / "part", source(root=table, **wanted))
+    assert {row["clip_id"] for row in clips_of(tmp_path / "part")} == {f"rec{i // 2}-{i}" for i in ids}
+
+
+def test_shares_that_do_not_touch_part_the_clips_and_keep_groups_together(table: str, tmp_path: Path):
+    found = []
+    for name, share in (("a", [0, 0.4]), ("b", [0.4, 1])):
+        make(tmp_path / name, source(root=table, share=share, group_pattern="^(rec[0-9]+)-"), seed=3)
+        found.append({row["clip_id"] for row in clips_of(tmp_path / name)})
+    assert found[0] | found[1] == {f"rec{i // 2}-{i}" for i in range(10)}
+    assert not {name.split("-")[0] for name in found[0]} & {name.split("-")[0] for name in found[1]}
+
+
+def test_a_smaller_part_of_a_source_lies_within_a_larger_one(table: str):
+    (half,) = part_of([source(root=table, share=[0.2, 0.6])], 0.5)
+    assert half.share == pytest.approx((0.2, 0.4))
+    assert part_of([source(root=table)], 1.0) == (source(root=table),)
+
+
+def test_captions_are_made_from_labels(table: str, tmp_path: Path):
+    templates = ["a {label} here", "{label} {sic}", "so much {label}"]
+    make(tmp_path / "all", source(root=table, captions="labels", label_templates=templates))
+    assert clips_of(tmp_path / "all")[1]["captions"] is not None
+    assert set(clips_of(tmp_path / "all")[1]["captions"]) == {"a dog bark here", "dog bark {sic}", "so much dog bark"}
+    make(tmp_path / "two", source(root=table, captions="labels", label_templates=templates, captions_per_clip=2))
+    drawn = [tuple(row["captions"]) for row in clips_of(tmp_path / "two")]
+    assert all(len(texts) == 2 for texts in drawn)
+    assert len(set(drawn)) > 2
+    make(tmp_path / "none", source(root=table, captions="none"))
+    assert all(row["captions"] == [] for row in clips_of(tmp_path / "none"))
+
+
+def test_the_same_sources_give_the_same_bytes_and_another_seed_another_draw(table: str, tmp_path: Path):
+    settings = source(root=table, share=[0, 0.5])
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        make(tmp_path / name, settings, seed=seed)
+    manifests = [storage.read_json(str(tmp_path / name / "clips" / "manifest.json")) for name in "abc"]
+    assert manifests[0] == manifests[1]
+    assert manifests[0] != manifests[2]
+
+
+def test_a_clip_id_of_two_sources_is_refused(table: str, tmp_path: Path):
+    with pytest.raises(DataError, match="stands twice"):
+        make(tmp_path / "part", source(root=table), source(root=table))
+
+
+def test_a_part_that_the_filters_leave_empty_is_refused(table: str, tmp_path: Path):
+    with pytest.raises(DataError, match="clips_table: no clip is left after the filters"):
+        make(tmp_path / "part", source(root=table, labels=["cat"]))
+
+
+def test_a_corpus_with_audio_is_streamed_and_its_rejects_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for index in range(4):
+        soundfile.write(folder / f"{index}.wav", np.full(400, 0.1, np.float32), 8000)
+    (folder / "clips.csv").write_text("file,caption\n" + "".join(f"{i}.wav,sound {i}\n" for i in range(5)))
+    monkeypatch.setattr(roles, "read_corpus", None)  # which holds all clips in memory
+    settings = build(
+        CorpusSource,
+        {
+            "corpus": "folder",
+            "root": str(folder),
+            "missing": "reject",
+            "options": {"csv": "clips.csv", "caption_column": "caption"},
+        },
+    )
+    counts = make(tmp_path / "part", settings)
+    assert counts == {"clips": 4, "shards": 2, "captions": 4, "rejected": 1}
+    rejects = storage.read_table(str(tmp_path / "part" / "rejects.parquet")).to_pylist()
+    assert [row["outcome"] for row in rejects] == ["missing"]
+
+
+def test_a_stream_is_not_gathered_before_it_is_written(table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+
+    def reads(*_: Any) -> Iterator[tuple[pa.Table, pa.Table, pa.Table]]:
+        for index in range(3):
+            asked.append(index)
+            row = {"clip_id": str(index), "audio": {"bytes": None, "path": "x"}, "captions": []}
+            yield pa.Table.from_pylist([row], schema=CLIPS), CAPTIONS.empty_table(), roles.REJECTS.empty_table()
+
+    def shards(tables: Iterator[pa.Table], *_: Any, **__: Any) -> None:
+        next(tables)
+        raise InterruptedError
+
+    monkeypatch.setattr(roles, "_read", reads)
+    monkeypatch.setattr(roles, "write_shards", shards)
+    with pytest.raises(InterruptedError):
+        make(tmp_path / "part", source(root=table))
+    assert asked == [0]
+
+
+def test_a_corpus_of_captions_alone_gives_captions_and_no_clip(tmp_path: Path):
+    (tmp_path / "texts.csv").write_text("caption\nA dog barks.\na dog barks\nrain\n")
+    settings = build(CorpusSource, {"corpus": "captions", "root": str(tmp_path)})
+    counts = make(tmp_path / "part", settings)
+    assert (counts["clips"], counts["captions"]) == (0, 2)
+    assert set(captions_of(tmp_path / "part").values()) == {"A dog barks.", "rain"}
+
+
+def test_an_identity_follows_the_files_at_the_root(tmp_path: Path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "labels.csv").write_text("a,b\n")
+    (tmp_path / "below" / "x.wav").write_bytes(b"1234")
+    before = identity(source(root=str(tmp_path)))
+    assert identity(source(root=str(tmp_path))) == before
+    (tmp_path / "labels.csv").write_text("a,c\n")  # of the same size
+    changed = identity(source(root=str(tmp_path)))
+    assert changed != before
+    (tmp_path / "below" / "x.wav").write_bytes(b"12345")
+    assert identity(source(root=str(tmp_path))) != changed
+    alone = identity(source(root=str(tmp_path / "labels.csv")))
+    (tmp_path / "labels.csv").write_text("a,d\n")
+    assert identity(source(root=str(tmp_path / "labels.csv"))) != alone
+
+
+def test_an_identity_reads_nothing_behind_a_uri_or_where_nothing_is():
+    assert "files" not in identity(source(root="s3://bucket/x"))
+    assert "files" not in identity(source(root="/nowhere/at/all"))
+
+
+def test_places_are_even_and_fixed():
+    places = [place_of(0, str(index)) for index in range(2000)]
+    assert 0 <= min(places) < max(places) < 1
+    assert np.mean(places) == pytest.approx(0.5, abs=0.03)
+    assert place_of(0, "clip") != place_of(1, "clip")
