@@ -111,7 +111,7 @@ def run_training(
 
 def _train_worker(config: dict[str, Any]) -> TrainingResult | RaysemError:
     set_up()  # a worker process is ours: nobody else sets up its log
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    _quieten_ray()
     try:
         return train_spec(config["spec"], _RayContext.current())
     except TrainingError as error:
@@ -123,6 +123,13 @@ def _train_worker(config: dict[str, Any]) -> TrainingResult | RaysemError:
         if ray.train.get_context().get_world_size() > 1:
             raise
         return error
+
+
+def _quieten_ray() -> None:
+    """Ray Train logs each report in full, under a logger that it names after a file."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("ray.train") or name.endswith("ray/train/v2/_internal/execution/context.py"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _own_error(error: BaseException, spec: TrainingSpec) -> RaysemError:
