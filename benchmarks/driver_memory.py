@@ -74,7 +74,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
             rows.append(
                 {
                     "benchmark": "driver_memory",
-                    "setting": f"clips of 0.2 s in shards of {CLIPS_PER_SHARD}; ratio: peak over the smaller pool's, 1 is flat",
+                    "setting": f"clips of 0.2 s in shards of {CLIPS_PER_SHARD}; ratio: peak over that of the first",
                     "name": f"{num_clips} clips",
                     "ratio": measured["peak_mib"] / first,
                     "peak_mib": measured["peak_mib"],

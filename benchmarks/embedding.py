@@ -82,11 +82,13 @@ def measure(options: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="raysem-benchmark-") as folder:
         pool = make_pool(Path(folder), options)
         processes = pool.workers.count + decode_tasks(pool.workers, options.cpus)
-        counts = {f"bare loop, {count} processes": count for count in sorted({1, processes})}
-        before = {name: bare_rate(pool, count) for name, count in counts.items()}
+        ways = {f"bare loop, {processes} processes": processes}
+        if not options.quick:
+            ways["bare loop, 1 process"] = 1
+        before = {name: bare_rate(pool, count) for name, count in ways.items()}
         with local_ray(options.cpus):
             stage, drift = stage_rate(pool, str(Path(folder) / "embeddings"))
-        after = {} if options.quick else {name: bare_rate(pool, count) for name, count in counts.items()}
+        after = {} if options.quick else {name: bare_rate(pool, count) for name, count in ways.items()}
     setting = (
         f"{options.clips} clips of 10 s (Ogg Opus), {options.encoder}, Ray with {options.cpus} CPUs: "
         f"actors {pool.workers.count}, threads {pool.workers.threads}, decoding tasks at once "
@@ -156,7 +158,11 @@ def bare_rate(pool: Pool, processes: int) -> float:
     context = multiprocessing.get_context("spawn")  # fork would copy Ray's and torch's threads
     ready, answers = context.Barrier(processes), context.Queue()
     started = [
-        context.Process(target=_loop, args=(units[number::processes], pool.job, pool.workers.threads, ready, answers))
+        context.Process(
+            target=_loop,
+            args=(units[number::processes], pool.job, pool.workers.threads, ready, answers),
+            daemon=True,  # none outlives a failure of another
+        )
         for number in range(processes)
     ]
     for process in started:

@@ -85,8 +85,8 @@ def measure(options: argparse.Namespace) -> list[Row]:
             options.rounds,
         )
     about = (
-        f"cnn14_tiny, {options.batch} clips of {model.crop_seconds:g} s at {rate} Hz a step, {options.threads} threads, "
-        "ratio: this loop over the bare one, in steps/s"
+        f"cnn14_tiny, {options.batch} clips of {model.crop_seconds:g} s at {rate} Hz a step, {options.threads} threads"
+        "; ratio: this loop over the bare one, in steps/s"
     )
     return [
         {

@@ -74,9 +74,9 @@ class Ledger:
             sound = pool.map(self._is_sound, found) if verify else [True] * len(found)
             return {record.shard: record for record, good in zip(found, sound, strict=True) if good}
 
-    def pending(self, shards: Iterable[str]) -> list[str]:
-        """The shards that still have to be made, in the order given."""
-        done = self.records(verify=True)
+    def pending(self, shards: Iterable[str], *, verify: bool = True) -> list[str]:
+        """The shards that still have to be made, in the order given; see `records` for `verify`."""
+        done = self.records(verify=verify)
         return [shard for shard in shards if shard not in done]
 
     def _read(self, location: storage.Location) -> DoneRecord | None:

@@ -66,6 +66,9 @@ def _stage(folder: storage.Location) -> dict[str, Any]:
             found["state"] = "started"
     if found["state"] == "waiting":
         return found
+    scored = storage.join(folder, "scored")  # `match` scores there before it ranks
+    if storage.exists(storage.join(scored, "plan.json")):
+        folder = scored
     records = Ledger(folder).records()
     if records or storage.exists(storage.join(folder, "plan.json")):
         summed = total(records.values())

@@ -80,10 +80,12 @@ def plan_workers(settings: WorkerSettings, resources: Mapping[str, float]) -> Wo
     gpus, cpus = resources.get("GPU", 0.0), max(resources.get("CPU", 1.0), 1.0)
     num_gpus = settings.gpus_per_worker if settings.gpus_per_worker is not None else (1.0 if gpus >= 1 else 0.0)
     count = settings.embed_workers or (max(int(gpus / num_gpus), 1) if num_gpus else 1)
-    # Actors on all CPUs would leave none for decoding and wait for ever (ray#44687): together they take half at most.
-    num_cpus = 0.0 if num_gpus else min(1.0, cpus / 2 / count)
+    # Actors on all CPUs would leave none for decoding and wait for ever (ray#44687): together they take 4 in 10, the
+    # collector 0.1 of one, and a decoding task must fit beside them.
+    num_cpus = 0.0 if num_gpus else min(1.0, 0.4 * cpus / count)
+    decode_cpus = min(settings.cpus_per_decode_task, 0.5 * cpus)
     threads = max(int(cpus // 2 // count), 1) if not num_gpus else 2
-    return Workers(count, num_gpus, num_cpus, threads, settings.cpus_per_decode_task, settings.max_decode_tasks)
+    return Workers(count, num_gpus, num_cpus, threads, decode_cpus, settings.max_decode_tasks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +134,7 @@ def _embed(
     by_name = {storage.name_of(shard): shard for shard in shards}
     ledger.plan(len(by_name))
     for round_number in range(ROUNDS):
-        pending = ledger.pending(by_name)
+        pending = ledger.pending(by_name, verify=round_number == 0)
         if not pending:
             break
         finished = len(by_name) - len(pending)
@@ -152,7 +154,7 @@ def _embed(
             progress.advance(shard["rows"])
             counts.update(shard["outcomes"])
             _check_failures(counts, ledger, job.embed.max_failed_share, final=False)
-    missing = ledger.pending(by_name)
+    missing = ledger.pending(by_name, verify=False)
     if missing:
         raise StageError(
             f"{job.output}: {len(missing)} shards stay unfinished after {ROUNDS} rounds, {missing[0]} first"

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 RECIPES = Path(raysem.__file__).parent.parent / "jobs" / "recipes"
 ERROR_LOG = "error.log"
+RAY_DATA_ADVICE = "\nFailed to apply UDF transform after "
 
 RecipeT = TypeVar("RecipeT", bound=config.Settings)
 
@@ -89,10 +90,17 @@ def own_error(error: BaseException) -> RaysemError | None:
         if isinstance(found, RaysemError):
             # Ray makes a class of its own that is both its error and ours; ours alone prints as one line.
             cause = getattr(found, "cause", None)
-            return cause if isinstance(cause, RaysemError) else found
+            return _as_raised(cause if isinstance(cause, RaysemError) else found)
         seen.add(id(found))
         left += [getattr(found, "cause", None), found.__cause__]
     return None
+
+
+def _as_raised(error: RaysemError) -> RaysemError:
+    """`error` without the advice on retries that Ray Data writes into its message."""
+    if error.args and isinstance(error.args[0], str):
+        error.args = (error.args[0].split(RAY_DATA_ADVICE)[0], *error.args[1:])
+    return error
 
 
 def _write_traceback(output: storage.Location) -> str:

@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -39,7 +37,6 @@ def test_the_quick_benchmarks_give_rows_with_a_ratio_and_the_machine(tmp_path: P
         for row in entry["rows"]:
             assert row["benchmark"] == name
             assert isinstance(row["setting"], str)
-            assert row["name"] in ended.stdout or name == "front_end"
             assert math.isfinite(row["ratio"])
             assert row["ratio"] > 0
     assert [row["name"] for row in results["benchmarks"]["front_end"]["rows"]] == [
@@ -58,10 +55,14 @@ def test_an_unknown_benchmark_is_refused_with_the_names_that_exist():
     assert "driver_memory" in ended.stderr
 
 
-@pytest.mark.parametrize("name", ["front_end", "embedding", "matching", "training", "driver_memory"])
-def test_every_benchmark_says_how_it_is_called(name: str):
-    code = f"import benchmarks.{name} as benchmark; benchmark.main(['--help'])"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+def test_every_benchmark_says_how_it_is_called():
+    code = """
+import contextlib, importlib, sys
+for name in sys.argv[1:]:
+    with contextlib.suppress(SystemExit):
+        importlib.import_module(f"benchmarks.{name}").main(["--help"])
+"""
+    names = ["front_end", "embedding", "matching", "training", "driver_memory"]
+    ended = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert "--clips" in ended.stdout or "--steps" in ended.stdout
-    assert "--json" in ended.stdout
+    assert ended.stdout.count("usage:") == ended.stdout.count("also write the rows there") == len(names)

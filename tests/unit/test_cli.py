@@ -20,8 +20,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
         monkeypatch.setattr(sys, "argv", ["raysem", *arguments])
         monkeypatch.setattr("raysem.logs.set_up", lambda *_: None)
         with pytest.raises(SystemExit) as ended:
-            cli.main()
-            sys.exit(0)
+            sys.exit(cli.main())  # type: ignore[func-returns-value]
         code = ended.value.code
         captured = capsys.readouterr()
         return (code if isinstance(code, int) else 0), captured.out, captured.err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,8 @@ def train(folder: str) -> dict[str, Any]:
 
 def run(output: str, stages: list[Stage]) -> dict[str, dict[str, Any]]:
     write_plan(stages, output, {})
-    try:
+    with suppress(KeyboardInterrupt):
         run_stages(stages, output)
-    except KeyboardInterrupt:
-        pass
     return {stage["name"]: stage for stage in read_status(output)["stages"]}
 
 

@@ -83,8 +83,8 @@ def test_a_batch_is_shared_evenly_by_the_workers(tmp_path: Path):
         checked(tmp_path, **workers, **batches | {"student.training.batch_size": 16})
     with pytest.raises(ConfigError, match=r"^teacher\.training\.batch_size: 16 "):
         checked(tmp_path, **workers, **batches | {"teacher.training.batch_size": 16})
+    variants = {"a": {}, "b": {"student.training.batch_size": 16}}
     with pytest.raises(ConfigError, match=r"^variants\.b\.student\.training\.batch_size: 16 "):
-        variants = {"a": {}, "b": {"student.training.batch_size": 16}}
         checked(tmp_path, **workers, **batches, variants=variants)
 
 

@@ -266,18 +266,18 @@ def test_a_second_driver_on_one_output_is_status_2(tiny: list[str], tmp_path: Pa
 
 
 def test_our_error_is_found_within_those_of_others():
-    class WrappedByRay(Exception):
+    class RayLikeError(Exception):
         def __init__(self, cause: BaseException):
             super().__init__("a long traceback\nas text")
             self.cause = cause
 
-    class Both(WrappedByRay, DataError):
+    class BothError(RayLikeError, DataError):
         """As Ray makes them: its error and ours at once."""
 
     ours = DataError("row 3")
     assert own_error(ours) is ours
-    assert own_error(WrappedByRay(WrappedByRay(ours))) is ours
-    assert own_error(Both(ours)) is ours
+    assert own_error(RayLikeError(RayLikeError(ours))) is ours
+    assert own_error(BothError(ours)) is ours
     chained = RuntimeError("outer")
     chained.__cause__ = ours
     assert own_error(chained) is ours
@@ -285,6 +285,15 @@ def test_our_error_is_found_within_those_of_others():
     loop = RuntimeError("loop")
     loop.__cause__ = loop
     assert own_error(loop) is None
+
+
+def test_what_ray_data_writes_into_our_message_is_taken_out():
+    ours = StageError(
+        "hole: too deep\nFailed to apply UDF transform after 1/1 attempts (...).\nTo change retry attempts"
+    )
+    found = own_error(ours)
+    assert found is ours
+    assert str(found) == "hole: too deep"
 
 
 def test_errors_cross_processes_as_themselves():
