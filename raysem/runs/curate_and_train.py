@@ -45,9 +45,13 @@ class CurateAndTrain:
     @cached_property
     def stages(self) -> list[Stage]:
         """Every stage, in the order in which it can run."""
+        return [*self._before_report, self.report]
+
+    @cached_property
+    def _before_report(self) -> list[Stage]:
         listed = [*self._corpora.values(), self.pool, self.teacher, self.embed_captions, self.domain, self.embed_wild]
         listed += [self.match, self.neighbours, self.screen, *self._selections.values(), self.statistics]
-        listed += [*self._students.values(), *self._evaluation_embeddings.values(), self.scores, self.report]
+        listed += [*self._students.values(), *self._evaluation_embeddings.values(), self.scores]
         return in_order([stage for stage in listed if stage is not None])
 
     # -- corpora ------------------------------------------------------------------------------------------------------
@@ -506,10 +510,7 @@ class CurateAndTrain:
     @cached_property
     def report(self) -> Stage:
         """`summary.json` and `report/index.html`."""
-        before = [*self._corpora.values(), self.pool, self.teacher, self.embed_captions, self.embed_wild, self.match]
-        before += [self.neighbours, *([self.screen] if self.screen else [])]
-        before += [*self._selections.values(), self.statistics, *self._students.values()]
-        before += [*self._evaluation_embeddings.values(), *([self.scores] if self.scores else [])]
+        before = self._before_report
 
         def run(folder: storage.Location) -> dict[str, Any]:
             return run_report.write(self.recipe, self.output, before, folder)
