@@ -21,7 +21,7 @@ from raysem.ledger import Ledger
 from raysem.stages import run_lock
 from raysem.tables import KEPT, REJECT_OUTCOMES
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 WaitUntil = Callable[[Callable[[], bool], "subprocess.Popen[str] | None"], None]
 
