@@ -190,6 +190,9 @@ def _run_pipeline(
     if not units:
         return
     workers = plan_workers(job.workers, ray.cluster_resources())
+    # Ray advises to reserve memory for actors of a few hundred MiB; on a laptop that reservation would not fit.
+    detectors = ray.data.DataContext.get_current().issue_detectors_config
+    detectors.high_memory_detector_config.detection_time_interval_s = -1
     dataset: ray.data.Dataset = ray.data.from_items(units, override_num_blocks=min(len(units), 20_000))
     if decode is not None:
         dataset = dataset.map_batches(
