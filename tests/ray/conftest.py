@@ -85,7 +85,7 @@ class Pool:
         return EmbedJob(
             model=self.teacher,
             output=str(output),
-            workers=workers or WorkerSettings(cpus_per_decode_task=0.25),
+            workers=workers or WorkerSettings(max_decode_tasks=2),  # each decoding process imports torch
             audio=self.audio,
             crop_samples=self.crop_samples,
             embed=EmbedSettings(**{"clips_per_unit": 8, "num_crops": 3, **embed}),

@@ -100,9 +100,7 @@ def test_similarities_depend_neither_on_the_units_nor_on_the_workers(
     embed_workers: int,
     decode_tasks: int | None,
 ):
-    workers = WorkerSettings(
-        embed_workers=embed_workers, max_decode_tasks=decode_tasks, cpus_per_decode_task=0.25 if decode_tasks else 0.5
-    )
+    workers = WorkerSettings(embed_workers=embed_workers, max_decode_tasks=decode_tasks)
     embed_clips(pool.clips, pool.job(tmp_path, workers=workers, clips_per_unit=clips_per_unit))
     text_CD = read_embeddings(str(captions))[1]
     found, expected = embeddings_of(tmp_path), embeddings_of(whole)

@@ -222,5 +222,9 @@ def test_an_error_in_a_task_arrives_as_ours():
     assert str(found) == "neighbours: too few clips"
 
 
+def process_id() -> int:
+    return os.getpid()
+
+
 def test_a_task_runs_in_another_process():
-    assert run_as_task(os.getpid) != os.getpid()
+    assert run_as_task(process_id) != os.getpid()
