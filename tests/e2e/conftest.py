@@ -150,8 +150,10 @@ def job(text_encoder: Path) -> Iterator[JobScript]:
     (folder / "token").write_text("0123456789abcdef" * 4)
     script = JobScript(text_encoder, folder)
     yield script
-    for process in script.ray_processes():
+    left = script.ray_processes()
+    for process in left:
         process.kill()
+    psutil.wait_procs(left, timeout=60)
     shutil.rmtree(folder, ignore_errors=True)
 
 
