@@ -46,15 +46,8 @@ from raysem.corpora.synthetic_plans import (
     plan_clips,
 )
 from raysem.corpora.synthetic_signals import Samples, Studio, in_room, with_power
-from raysem.corpora.synthetic_sounds import (
-    CAPTIONED_SOUNDS,
-    DOMAIN_SOUNDS,
-    SOUNDS,
-    background,
-    bleeps,
-    hush,
-    noise_alone,
-)
+from raysem.corpora.synthetic_sounds import CAPTIONED_SOUNDS, DOMAIN_SOUNDS, SOUNDS
+from raysem.corpora.synthetic_surroundings import background, bleeps, hush, noise_alone
 from raysem.tables import CAPTIONS, CLIPS
 
 __all__ = ["PART_NAMES", "SyntheticSettings", "build_synthetic", "plan_clips", "render"]

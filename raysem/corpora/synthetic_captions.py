@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+
+Choice = TypeVar("Choice")
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ def caption(labels: Sequence[str], rng: np.random.Generator, *, faint: bool = Fa
     else:
         raise ValueError(f"a caption is for one or two classes, got {list(labels)}")
     if noisy and rng.random() < 0.35:
-        text += f" {_draw(_NOISY, rng)}"
+        text += f" {draw(_NOISY, rng)}"
     return text
 
 
@@ -219,27 +222,28 @@ def _single(label: str, rng: np.random.Generator, faint: bool) -> str:
     wording = WORDINGS[label]
     form = rng.random()
     if form < 0.3:
-        opening = _draw(("the sound of", "a recording of", "this is the sound of", "we hear", ""), rng)
-        return f"{opening} {_draw(wording.nouns, rng)}".strip()
-    text = _draw(wording.clauses, rng)
+        opening = draw(("the sound of", "a recording of", "this is the sound of", "we hear", ""), rng)
+        return f"{opening} {draw(wording.nouns, rng)}".strip()
+    text = draw(wording.clauses, rng)
     if form < 0.6:
         return text
     if faint:
-        return f"{text} {_draw(_FAR_OUTDOORS if wording.outdoors else _FAR_INDOORS, rng)}"
-    return f"{text} {_draw(_NEAR, rng)}" if form < 0.75 else text
+        return f"{text} {draw(_FAR_OUTDOORS if wording.outdoors else _FAR_INDOORS, rng)}"
+    return f"{text} {draw(_NEAR, rng)}" if form < 0.75 else text
 
 
 def _pair(first: str, second: str, rng: np.random.Generator) -> str:
     one, other = WORDINGS[first], WORDINGS[second]
     form = rng.random()
     if form < 0.6:
-        link = _draw((" while ", " as ", " and ", ", and "), rng)
-        return f"{_draw(one.clauses, rng)}{link}{_draw(other.clauses, rng)}"
+        link = draw((" while ", " as ", " and ", ", and "), rng)
+        return f"{draw(one.clauses, rng)}{link}{draw(other.clauses, rng)}"
     if form < 0.85:
-        link = _draw(("with {} in the background", "accompanied by {}", "together with {}", "over {}"), rng)
-        return f"{_draw(one.clauses, rng)} {link.format(_draw(other.nouns, rng))}"
-    return f"the sound of {_draw(one.nouns, rng)} and {_draw(other.nouns, rng)}"
+        link = draw(("with {} in the background", "accompanied by {}", "together with {}", "over {}"), rng)
+        return f"{draw(one.clauses, rng)} {link.format(draw(other.nouns, rng))}"
+    return f"the sound of {draw(one.nouns, rng)} and {draw(other.nouns, rng)}"
 
 
-def _draw(choices: Sequence[str], rng: np.random.Generator) -> str:
+def draw(choices: Sequence[Choice], rng: np.random.Generator) -> Choice:
+    """One of the choices, each as likely as the others."""
     return choices[int(rng.integers(len(choices)))]

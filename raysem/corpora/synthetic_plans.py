@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from raysem.config import Settings
 from raysem.corpora.encoding import OPUS_RATES, suffix
-from raysem.corpora.synthetic_captions import caption
+from raysem.corpora.synthetic_captions import caption, draw
 from raysem.corpora.synthetic_sounds import CAPTIONED_SOUNDS, DOMAIN_SOUNDS, LOWEST_SAMPLE_RATE, SOUNDS, WILD_SOUNDS
 
 PART_NAMES = ("teacher", "wild", "test", "validation")
@@ -169,7 +169,7 @@ def _plan_wild(settings: SyntheticSettings, test: Sequence[ClipPlan]) -> list[Cl
         sources: Sequence[ClipPlan] = test if plan.kind == "test_overlap" else originals
         if plan.kind in ("near_duplicate", "exact_duplicate", "test_overlap"):
             # without any original in the pool, one of the test clips
-            plans[index] = _repeat_plan(plan, (sources or test)[int(rng.integers(len(sources or test)))], settings)
+            plans[index] = _repeat_plan(plan, draw(sources or test, rng), settings)
     return plans
 
 
@@ -242,8 +242,7 @@ def _endless(names: list[str], rng: np.random.Generator) -> Iterator[str]:
 
 
 def _other(label: str, names: list[str], rng: np.random.Generator) -> str:
-    others = [name for name in names if name != label]
-    return others[int(rng.integers(len(others)))]
+    return draw([name for name in names if name != label], rng)
 
 
 def _draw_format(sample_rate: int, rng: np.random.Generator) -> str:
@@ -269,7 +268,7 @@ def plan_captions(teacher: Sequence[ClipPlan], settings: SyntheticSettings) -> l
     wanted, tries = len(pool) + settings.extra_captions, 0
     while len(pool) < wanted and tries < 50 * settings.extra_captions:
         tries += 1
-        labels = [names[int(rng.integers(len(names)))]]
+        labels = [draw(names, rng)]
         if rng.random() < 0.4:
             labels.append(_other(labels[0], names, rng))
         text = caption(labels, rng, faint=rng.random() < 0.3, noisy=rng.random() < 0.2)

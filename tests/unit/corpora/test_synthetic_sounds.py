@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 
 from raysem.corpora.synthetic_signals import Studio
-from raysem.corpora.synthetic_sounds import (
-    CAPTIONED_SOUNDS,
-    DOMAIN_SOUNDS,
-    LOWEST_SAMPLE_RATE,
-    SOUNDS,
-    WILD_SOUNDS,
-    background,
-    bleeps,
-    hush,
-    noise_alone,
-)
+from raysem.corpora.synthetic_sounds import CAPTIONED_SOUNDS, DOMAIN_SOUNDS, LOWEST_SAMPLE_RATE, SOUNDS, WILD_SOUNDS
+from raysem.corpora.synthetic_surroundings import background, bleeps, hush, noise_alone
 
 AUDIOSET = Path(os.environ.get("RAYSEM_SHARED_DATA", Path(__file__).parents[4] / "shared/data")) / "audioset"
 
