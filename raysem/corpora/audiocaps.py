@@ -16,7 +16,7 @@ from typing import Literal
 from raysem import storage
 from raysem.config import Settings
 from raysem.corpora.rows import ClipRow
-from raysem.corpora.sources import AudioFiles, find_first, first_existing, read_csv, require_folder
+from raysem.corpora.sources import AudioFiles, read_csv, require_folder, split_tables
 from raysem.corpora.youtube import SEGMENT_SECONDS, check_video_id, find_segment, segment_name
 from raysem.errors import DataError
 
@@ -47,13 +47,8 @@ def read_audiocaps(root: str, options: AudioCapsOptions | None = None) -> Iterat
     """The clips split by split, each with all of its captions."""
     options = options or AudioCapsOptions()
     location = require_folder(root, NEEDS)
-    names = {split: _candidates(split, options.version) for split in options.split or SPLITS}
-    if options.split:
-        tables = {split: first_existing(location, names[split], NEEDS) for split in names}
-    else:
-        tables = {split: table for split in names if (table := find_first(location, names[split]))}
-    if not tables:
-        raise DataError(f"{location}: no csv of AudioCaps; at this root there must be {NEEDS}")
+    candidates = {split: _candidates(split, options.version) for split in SPLITS}
+    tables = split_tables(location, candidates, options.split, NEEDS)
     files = AudioFiles(require_folder(storage.join(location, options.audio_folder), "the audio of AudioCaps"))
     for split, table in tables.items():
         yield from _read_split(split, table, files, options)

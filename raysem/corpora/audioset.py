@@ -21,7 +21,7 @@ from typing import Literal
 from raysem import storage
 from raysem.config import Settings
 from raysem.corpora.rows import ClipRow
-from raysem.corpora.sources import AudioFiles, Record, find_first, first_existing, open_text, read_csv, require_folder
+from raysem.corpora.sources import AudioFiles, Record, find_first, open_text, read_csv, require_folder, split_tables
 from raysem.corpora.youtube import check_video_id, find_segment, segment_name
 from raysem.errors import DataError
 
@@ -91,17 +91,11 @@ def read_audioset(root: str, options: AudioSetOptions | None = None) -> Iterator
     """The segments of all parts; `labels` are display names ("Male speech, man speaking")."""
     options = options or AudioSetOptions()
     location = require_folder(root, NEEDS)
-    tables = {part: _candidates(part) for part in options.part or PARTS}
-    if options.part:
-        found = {part: first_existing(location, names, NEEDS) for part, names in tables.items()}
-    else:
-        found = {part: table for part, names in tables.items() if (table := find_first(location, names))}
-    if not found:
-        raise DataError(f"{location}: no segments csv; at this root there must be {NEEDS}")
+    tables = split_tables(location, {part: _candidates(part) for part in PARTS}, options.part, NEEDS)
     names = read_class_names(location)
     folder = storage.join(location, options.audio_folder)
     files = AudioFiles(require_folder(folder, "the audio of AudioSet, named by YouTube id"))
-    for part, table in found.items():
+    for part, table in tables.items():
         for segment in read_segments(table):
             yield _clip(segment, part, names, files, options)
 

@@ -16,7 +16,7 @@ from typing import Literal
 from raysem import storage
 from raysem.config import Settings
 from raysem.corpora.rows import ClipRow
-from raysem.corpora.sources import AudioFiles, find_first, first_existing, inside, read_csv, require_folder
+from raysem.corpora.sources import AudioFiles, first_existing, inside, read_csv, require_folder, split_tables
 from raysem.errors import DataError
 
 NEEDS = "clotho_captions_<split>.csv and the folders <split>/ (development, validation, evaluation)"
@@ -35,13 +35,7 @@ def read_clotho(root: str, options: ClothoOptions | None = None) -> Iterator[Cli
     """The clips split by split, each with all of its captions."""
     options = options or ClothoOptions()
     location = require_folder(root, NEEDS)
-    names = {split: _candidates(split) for split in options.split or SPLITS}
-    if options.split:
-        tables = {split: first_existing(location, names[split], NEEDS) for split in names}
-    else:
-        tables = {split: table for split in names if (table := find_first(location, names[split]))}
-    if not tables:
-        raise DataError(f"{location}: no csv of Clotho; at this root there must be {NEEDS}")
+    tables = split_tables(location, {split: _candidates(split) for split in SPLITS}, options.split, NEEDS)
     for split, table in tables.items():
         folders = [split, f"clotho_audio_{split}", f"clotho_audio_files/{split}", f"audio/{split}"]
         yield from _read_split(split, table, AudioFiles(first_existing(location, folders, NEEDS)))

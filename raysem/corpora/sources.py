@@ -87,6 +87,22 @@ def find_first(root: str, candidates: Sequence[str]) -> str | None:
     return next((at for at in (storage.join(root, name) for name in candidates) if storage.exists(at)), None)
 
 
+def split_tables(
+    root: str, candidates: Mapping[str, Sequence[str]], wanted: Sequence[str], needs: str
+) -> dict[str, str]:
+    """The table of each split of a corpus: of the `wanted` ones, which must be there; else of all that are there.
+
+    Args:
+        candidates: for each split the paths below root that its table may have, the first that exists is taken.
+    """
+    if wanted:
+        return {split: first_existing(root, candidates[split], needs) for split in wanted}
+    found = {split: table for split, names in candidates.items() if (table := find_first(root, names))}
+    if not found:
+        raise DataError(f"{root}: no table of {', '.join(candidates)}; at this root there must be {needs}")
+    return found
+
+
 def inside(root: str, path: str, place: str) -> str:
     """`path`, as written in a table or an archive, relative to `root`; DataError when it points outside.
 

@@ -81,7 +81,7 @@ def test_a_wrong_row_of_audiocaps_is_named(audiocaps: Path, row: str, message: s
 def test_a_split_that_is_not_there_is_named(audiocaps: Path):
     with pytest.raises(DataError, match=r"none of val\.csv, val\.csv\.gz, dataset/val\.csv"):
         list(read_audiocaps(str(audiocaps), AudioCapsOptions(split=("val",))))
-    with pytest.raises(DataError, match=r"no csv of AudioCaps; at this root there must be train\.csv"):
+    with pytest.raises(DataError, match=r"no table of train, val, test; at this root there must be train\.csv"):
         list(read_audiocaps(str(audiocaps / "audio")))
 
 
