@@ -1,9 +1,9 @@
-"""Counts over scored pairs: similarities, keep-rate, captions per clip, clips per caption, precision against labels.
+"""Counts over scored pairs and over Improvement-Sets: similarities, what a threshold keeps, precision against labels.
 
-Everything can be merged: the statistics of all shards are the sum of each shard's, in any order.
+Everything is added up shard by shard, in any order.
 """
 
-# Shapes: P pairs, E edges of the histogram.
+# Shapes: P pairs, E lower edges of the bins of a histogram.
 
 from __future__ import annotations
 
@@ -18,177 +18,119 @@ from raysem.curation.hubness import skewness
 
 BINS_PER_UNIT = 1000
 EDGES_E = np.array([round(-1 + step / BINS_PER_UNIT, 3) for step in range(2 * BINS_PER_UNIT + 1)], np.float32)
-"""Lower edges of the bins; a threshold with at most three decimals is an edge, and counts there are exact."""
+"""Bins of 0.001 from -1 to 1; a threshold with at most three decimals is an edge, and counts there are exact."""
 
 
 @dataclass(frozen=True)
 class SimilarityHistogram:
-    """Numbers of pairs per similarity, in bins of 0.001 from -1 to 1; rounding past an end counts to its bin."""
+    """Numbers of pairs per similarity, in bins with ascending float32 lower edges; a value past an end counts to it."""
 
-    counts_E: np.ndarray = field(default_factory=lambda: np.zeros(len(EDGES_E), np.int64))
+    edges_E: np.ndarray
+    counts_E: np.ndarray
 
     @classmethod
-    def of(cls, similarity_P: np.ndarray) -> SimilarityHistogram:
+    def of(cls, similarity_P: np.ndarray, edges_E: np.ndarray = EDGES_E) -> SimilarityHistogram:
+        """Compared as float32, as selection does: a pair at an edge lies above it."""
         similarity_P = np.asarray(similarity_P, np.float32)
         if np.isnan(similarity_P).any():
             raise ValueError(f"similarity {int(np.isnan(similarity_P).argmax())} is NaN")
-        bins_P = np.clip(np.searchsorted(EDGES_E, similarity_P, side="right") - 1, 0, len(EDGES_E) - 1)
-        return cls(np.bincount(bins_P, minlength=len(EDGES_E)).astype(np.int64))
+        bins_P = np.clip(np.searchsorted(edges_E, similarity_P, side="right") - 1, 0, len(edges_E) - 1)
+        return cls(edges_E, np.bincount(bins_P, minlength=len(edges_E)).astype(np.int64))
 
     def merge(self, other: SimilarityHistogram) -> SimilarityHistogram:
-        return SimilarityHistogram(self.counts_E + other.counts_E)
+        if not np.array_equal(self.edges_E, other.edges_E):
+            raise ValueError("histograms with other edges cannot be added")
+        return SimilarityHistogram(self.edges_E, self.counts_E + other.counts_E)
 
     def __len__(self) -> int:
         return int(self.counts_E.sum())
 
-    def num_above(self, threshold: float) -> int:
-        """Pairs with similarity >= threshold: exact for three decimals, otherwise for the next edge above."""
-        return int(self.counts_E[_edge(threshold) :].sum())
+    def num_above(self) -> np.ndarray:
+        """int64 (E,): pairs with a similarity of at least each edge."""
+        return self.counts_E[::-1].cumsum()[::-1]
 
-    def keep_rate(self, thresholds: Sequence[float]) -> dict[float, float]:
-        """Share of the pairs counted here that each threshold keeps."""
-        return {threshold: self.num_above(threshold) / max(len(self), 1) for threshold in thresholds}
+
+class PairCounts:
+    """The scored pairs of all shards against any threshold: how many, of how many clips, and how many are right."""
+
+    def __init__(self, floor: float, num_bins: int):
+        """`num_bins` equal bins from `floor`, below which no pair was stored, to 1."""
+        self._edges_E = np.linspace(floor, 1.0, num_bins + 1).astype(np.float32)
+        nothing = SimilarityHistogram.of(np.zeros(0), self._edges_E[:-1])
+        self._pairs = self._clips = self._judged = self._right = nothing
+
+    def add(self, similarity_P: np.ndarray, nearest_P: np.ndarray, known_P: np.ndarray, right_P: np.ndarray) -> None:
+        """Count a shard's pairs.
+
+        Args:
+            nearest_P: the one pair of each clip with its highest similarity.
+            known_P, right_P: pairs that labels can judge, and those which they agree to.
+        """
+        counted = [
+            SimilarityHistogram.of(part, self._edges_E[:-1])
+            for part in (similarity_P, similarity_P[nearest_P], similarity_P[known_P], similarity_P[known_P & right_P])
+        ]
+        self._pairs, self._clips = self._pairs.merge(counted[0]), self._clips.merge(counted[1])
+        self._judged, self._right = self._judged.merge(counted[2]), self._right.merge(counted[3])
+
+    @property
+    def num_pairs(self) -> int:
+        return len(self._pairs)
+
+    @property
+    def num_judged(self) -> int:
+        return len(self._judged)
 
     def to_json(self) -> dict[str, Any]:
-        """Only the bins in use: `first` is the lower edge of the first of `counts`, each `width` wide."""
-        used = np.flatnonzero(self.counts_E)
-        low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
-        first = round(-1 + low / BINS_PER_UNIT, 3)
-        return {"first": first, "width": 1 / BINS_PER_UNIT, "counts": self.counts_E[low:high].tolist()}
+        """What `SimilarityStatistics` of a report reads; the sweep's thresholds are the lower edges of the bins."""
+        edges = [round(edge, 6) for edge in self._edges_E.tolist()]
+        judged, right = self._judged.num_above().tolist(), self._right.num_above().tolist()
+        precision = [r / j if j else None for r, j in zip(right, judged, strict=True)]
+        return {
+            "bin_edges": edges,
+            "bin_counts": self._pairs.counts_E.tolist(),
+            "sweep_thresholds": edges[:-1],
+            "kept_pairs": self._pairs.num_above().tolist(),
+            "kept_clips": self._clips.num_above().tolist(),
+            "precision": precision if self.num_judged else None,
+        }
 
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> SimilarityHistogram:
-        counts_E = np.zeros(len(EDGES_E), np.int64)
-        low = round((content["first"] + 1) * BINS_PER_UNIT)
-        counts_E[low : low + len(content["counts"])] = content["counts"]
-        return cls(counts_E)
 
+@dataclass
+class ImprovementSetCounts:
+    """One Improvement-Set in numbers. Clips and captions that it does not hold count nowhere, also not in the skew."""
 
-@dataclass(frozen=True)
-class PairStatistics:
-    """What is known of a set of pairs. `judged`: those whose clip has a hidden label; `correct`: those that fit it."""
-
-    num_clips: int = 0
-    """Clips in the pool, with pairs or without."""
-    similarities: SimilarityHistogram = field(default_factory=SimilarityHistogram)
-    judged: SimilarityHistogram = field(default_factory=SimilarityHistogram)
-    correct: SimilarityHistogram = field(default_factory=SimilarityHistogram)
     captions_per_clip: Counter[int] = field(default_factory=Counter)
-    """How many clips have so many captions; 0 stands for clips without."""
-    clips_per_caption: Counter[str] = field(default_factory=Counter)
-    """How many clips each caption has; captions without are absent."""
+    """How many clips have so many captions."""
+    clips_of_caption: Counter[str] = field(default_factory=Counter)
+    num_judged: int = 0
+    num_right: int = 0
 
-    @classmethod
-    def of(
-        cls,
-        clip_id: Sequence[str] | np.ndarray,
-        caption_id: Sequence[str] | np.ndarray,
-        similarity_P: np.ndarray,
-        *,
-        num_clips: int,
-        is_correct: Sequence[bool | None] | np.ndarray | None = None,
-    ) -> PairStatistics:
-        """Statistics of one shard, which holds all pairs of its clips.
+    def add(self, caption_ids: Sequence[str], verdicts: Iterable[bool | None]) -> None:
+        """Count a clip: its captions, and for each whether labels say it is right (None: they do not know)."""
+        self.captions_per_clip[len(caption_ids)] += 1
+        self.clips_of_caption.update(caption_ids)
+        for verdict in verdicts:
+            self.num_judged += verdict is not None
+            self.num_right += bool(verdict)
 
-        Args:
-            is_correct: per pair True, False or None (the clip has no label), or a boolean array.
-        """
-        if not len(clip_id) == len(caption_id) == len(similarity_P):
-            raise ValueError(f"{len(clip_id)} clips, {len(caption_id)} captions, {len(similarity_P)} similarities")
-        per_clip = Counter(_listed(clip_id))
-        if len(per_clip) > num_clips:
-            raise ValueError(f"pairs of {len(per_clip)} clips in a pool of {num_clips}")
-        sizes = Counter(per_clip.values())
-        if num_clips > len(per_clip):
-            sizes[0] = num_clips - len(per_clip)
-        judged, correct = SimilarityHistogram(), SimilarityHistogram()
-        if is_correct is not None:
-            known_P = np.array([value is not None for value in is_correct], bool)
-            right_P = np.array([bool(value) for value in is_correct], bool)
-            judged = SimilarityHistogram.of(np.asarray(similarity_P)[known_P])
-            correct = SimilarityHistogram.of(np.asarray(similarity_P)[right_P])
-        histogram = SimilarityHistogram.of(similarity_P)
-        return cls(num_clips, histogram, judged, correct, sizes, Counter(_listed(caption_id)))
-
-    def merge(self, other: PairStatistics) -> PairStatistics:
-        return PairStatistics(
-            self.num_clips + other.num_clips,
-            self.similarities.merge(other.similarities),
-            self.judged.merge(other.judged),
-            self.correct.merge(other.correct),
-            self.captions_per_clip + other.captions_per_clip,
-            self.clips_per_caption + other.clips_per_caption,
-        )
-
-    def precision(self, thresholds: Sequence[float]) -> dict[float, float | None]:
-        """Share of correct pairs among the judged ones at or above each threshold; None where there is none."""
-        result: dict[float, float | None] = {}
-        for threshold in thresholds:
-            judged = self.judged.num_above(threshold)
-            result[threshold] = self.correct.num_above(threshold) / judged if judged else None
-        return result
-
-    def summary(self, thresholds: Sequence[float], *, num_captions: int, num_hubs: int = 10) -> dict[str, Any]:
-        """The numbers for the report, as JSON types; keys of thresholds are texts.
-
-        Args:
-            num_captions: size of the caption pool; captions without a clip count as zeros in the skew.
-        """
-        clips = np.repeat(list(self.captions_per_clip), list(self.captions_per_clip.values()))
-        zeros = max(num_captions - len(self.clips_per_caption), 0)
-        captions = np.concatenate(
-            [np.array(list(self.clips_per_caption.values()), np.int64), np.zeros(zeros, np.int64)]
-        )
-        hubs = sorted(self.clips_per_caption.items(), key=lambda item: (-item[1], item[0]))[:num_hubs]
-        total = max(len(self.similarities), 1)
+    def to_json(self, text_of: Mapping[str, str], *, num_frequent: int = 10) -> dict[str, Any]:
+        """What `ImprovementSetStatistics` of a report reads, but for the set's name and rule."""
+        clips_per_caption = Counter(self.clips_of_caption.values())
         return {
-            "pairs": len(self.similarities),
-            "clips": self.num_clips,
-            "clips_with_pairs": self.num_clips - self.captions_per_clip[0],
-            "captions": num_captions,
-            "captions_with_pairs": len(self.clips_per_caption),
-            "captions_per_clip_skew": skewness(np.sort(clips)),
-            "clips_per_caption_skew": skewness(np.sort(captions)),
-            "hubs": [{"caption_id": name, "clips": count, "share": count / total} for name, count in hubs],
-            "by_threshold": {
-                f"{threshold:g}": {
-                    "pairs": self.similarities.num_above(threshold),
-                    "keep_rate": self.similarities.num_above(threshold) / total,
-                    "judged": self.judged.num_above(threshold),
-                    "precision": precision,
-                }
-                for threshold, precision in self.precision(thresholds).items()
-            },
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, so that `from_json` gives it back."""
-        return {
-            "num_clips": self.num_clips,
-            **{name: getattr(self, name).to_json() for name in ("similarities", "judged", "correct")},
+            "num_clips": sum(self.captions_per_clip.values()),
+            "num_pairs": sum(self.clips_of_caption.values()),
+            "num_captions": len(self.clips_of_caption),
             "captions_per_clip": {str(size): count for size, count in sorted(self.captions_per_clip.items())},
-            "clips_per_caption": dict(sorted(self.clips_per_caption.items())),
+            "clips_per_caption": {str(size): count for size, count in sorted(clips_per_caption.items())},
+            "captions_per_clip_skewness": _skewness(self.captions_per_clip),
+            "clips_per_caption_skewness": _skewness(clips_per_caption),
+            "precision": self.num_right / self.num_judged if self.num_judged else None,
+            "pairs_judged": self.num_judged,
+            "frequent_captions": [
+                [text_of[key], count] for key, count in self.clips_of_caption.most_common(num_frequent)
+            ],
         }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> PairStatistics:
-        sizes = Counter({int(size): count for size, count in content["captions_per_clip"].items()})
-        return cls(
-            content["num_clips"],
-            SimilarityHistogram.from_json(content["similarities"]),
-            SimilarityHistogram.from_json(content["judged"]),
-            SimilarityHistogram.from_json(content["correct"]),
-            sizes,
-            Counter(content["clips_per_caption"]),
-        )
-
-
-def merged(parts: Iterable[PairStatistics]) -> PairStatistics:
-    """The statistics of all parts together."""
-    total = PairStatistics()
-    for part in parts:
-        total = total.merge(part)
-    return total
 
 
 def quantile_similarity(shards: Callable[[], Iterable[np.ndarray]], share: float) -> float:
@@ -199,13 +141,13 @@ def quantile_similarity(shards: Callable[[], Iterable[np.ndarray]], share: float
     """
     if not 0 < share <= 1:
         raise ValueError(f"share {share}: above 0, at most 1")
-    histogram = SimilarityHistogram()
+    histogram = SimilarityHistogram.of(np.zeros(0))
     for similarity_P in shards():
         histogram = histogram.merge(SimilarityHistogram.of(similarity_P))
     if not len(histogram):
         raise ValueError("no pairs to take a quantile of")
     wanted = int(np.ceil(share * len(histogram) - 1e-9))
-    above_E = histogram.counts_E[::-1].cumsum()[::-1]
+    above_E = histogram.num_above()
     at = int(np.flatnonzero(above_E >= wanted)[-1])
     higher = int(above_E[at] - histogram.counts_E[at])
     low = EDGES_E[at] if at else -np.inf
@@ -214,9 +156,7 @@ def quantile_similarity(shards: Callable[[], Iterable[np.ndarray]], share: float
     return float(np.sort(np.concatenate(bins))[::-1][wanted - higher - 1])
 
 
-def _edge(threshold: float) -> int:
-    return int(np.searchsorted(EDGES_E, np.float32(threshold), side="left"))
-
-
-def _listed(identifiers: Any) -> list:
-    return identifiers.to_pylist() if hasattr(identifiers, "to_pylist") else np.asarray(identifiers).tolist()
+def _skewness(counts: Mapping[int, int]) -> float | None:
+    """Skewness of a distribution given as value -> how often; None of fewer than three values."""
+    values = np.repeat(np.array(sorted(counts), np.int64), [counts[value] for value in sorted(counts)])
+    return skewness(values) if len(values) >= 3 else None

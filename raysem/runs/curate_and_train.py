@@ -410,12 +410,12 @@ class CurateAndTrain:
                     hubness_k=recipe.curation.neighbours,
                     per_class=recipe.report.players_per_class,
                     classes=recipe.report.listening_classes,
-                    seed=recipe.seed,
+                    screened=storage.join(self.screen.folder(self.output), "rejects.parquet") if self.screen else None,
                 ),
             )
 
         inputs = [self.match, self.neighbours, self.pool, self._corpora["wild"]]
-        inputs += [*([self.domain] if self.domain else []), *selections]
+        inputs += [*(stage for stage in (self.domain, self.screen) if stage), *selections]
         settings = {"players": recipe.report.players_per_class, "classes": recipe.report.listening_classes}
         settings |= {"hubness_k": recipe.curation.neighbours}
         return Stage("select/statistics", run, settings=settings, inputs=inputs)

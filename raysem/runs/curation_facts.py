@@ -21,6 +21,7 @@ from raysem.curation.hubness import skewness
 from raysem.curation.neighbour_shards import Side, occurrences
 from raysem.curation.pair_shards import CaptionTexts, annotated_pairs, pool_facts, rank_pairs, read_embeddings
 from raysem.curation.selection import PoolFacts, SelectionSettings
+from raysem.curation.statistics import ImprovementSetCounts, PairCounts
 from raysem.errors import DataError
 from raysem.ledger import DoneRecord, Ledger
 from raysem.models.teacher import TeacherSource, load_teacher
@@ -30,7 +31,6 @@ from raysem.text.prompts import PromptSettings, clean_label, prompt
 
 DOMAIN = pa.schema([("caption_id", pa.string()), ("similarity", pa.float32()), ("label", pa.string())])
 BINS = 200
-SAMPLE_PER_CLASS = 400
 
 
 def caption_domain(
@@ -131,39 +131,23 @@ class StatisticsInputs:
     hubness_k: int
     per_class: int
     classes: int
-    seed: int
+    screened: storage.Location | None = None
+    """Table of the clips that no selection may keep, by `clip_id`; their pairs are counted, but not listened to."""
 
 
 def statistics(folder: storage.Location, inputs: StatisticsInputs) -> dict[str, Any]:
     """Write `statistics.json` (histogram, keep-rates, precision, hubness) and `listening.json` (pairs to hear)."""
-    edges = np.linspace(inputs.floor, 1.0, BINS + 1).astype(np.float32)  # as selection compares: 0.7 is float32's 0.7
-    counts, right, judged = (np.zeros(BINS, np.int64) for _ in range(3))
-    best_of_clip = np.zeros(BINS, np.int64)
-    truth = _Truth(inputs)
-    sampler = _Sampler(inputs)
+    counts = PairCounts(inputs.floor, BINS)
+    truth, sampler = _Truth(inputs), _Sampler(inputs)
     for table in _shards(inputs.pairs):
-        similarity = table["similarity"].to_numpy()
-        bins = np.clip(np.searchsorted(edges, similarity, side="right") - 1, 0, BINS - 1)
-        counts += np.bincount(bins, minlength=BINS)
-        first = table["rank_for_clip"].to_numpy() == 1
-        best_of_clip += np.bincount(bins[first], minlength=BINS)
-        known, correct = truth.judge(table)
-        judged += np.bincount(bins[known], minlength=BINS)
-        right += np.bincount(bins[known & correct], minlength=BINS)
+        nearest = table["rank_for_clip"].to_numpy() == 1
+        counts.add(table["similarity"].to_numpy(), nearest, *truth.judge(table))
         sampler.see(table)
-    above = np.cumsum(counts[::-1])[::-1]
-    above_judged, above_right = np.cumsum(judged[::-1])[::-1], np.cumsum(right[::-1])[::-1]
-    precision = [float(r / j) if j else None for r, j in zip(above_right, above_judged, strict=True)]
     content = {
         "floor": inputs.floor,
         "num_clips": inputs.num_clips,
         "num_captions": inputs.num_captions,
-        "bin_edges": [round(edge, 6) for edge in edges.tolist()],
-        "bin_counts": counts.tolist(),
-        "sweep_thresholds": [round(edge, 6) for edge in edges[:-1].tolist()],
-        "kept_pairs": above.tolist(),
-        "kept_clips": np.cumsum(best_of_clip[::-1])[::-1].tolist(),
-        "precision": precision if above_judged.any() else None,
+        **counts.to_json(),
         "hubness": {
             "k": inputs.hubness_k,
             "captions": _hubness(inputs, "captions"),
@@ -173,42 +157,26 @@ def statistics(folder: storage.Location, inputs: StatisticsInputs) -> dict[str, 
     }
     storage.write_json(storage.join(folder, "statistics.json"), content)
     storage.write_json(storage.join(folder, "listening.json"), sampler.chosen())
-    return {"pairs": int(counts.sum()), "pairs_judged": int(judged.sum())}
+    return {"pairs": counts.num_pairs, "pairs_judged": counts.num_judged}
 
 
 def _describe(inputs: StatisticsInputs, name: str, truth: _Truth) -> dict[str, Any]:
     """One Improvement-Set in numbers."""
-    per_clip: Counter[int] = Counter()
-    per_caption: Counter[str] = Counter()
+    counts = ImprovementSetCounts()
     texts: dict[str, str] = {}
-    known = right = 0
     rule, strategy = "", ""
     for file in Ledger(inputs.selections[name]).files():
         for row in storage.read_table(file, ["clip_id", "captions", "rule", "strategy"]).to_pylist():
             rule, strategy = row["rule"], row["strategy"]
-            per_clip[len(row["captions"])] += 1
-            for caption in row["captions"]:
-                per_caption[caption["caption_id"]] += 1
-                texts[caption["caption_id"]] = caption["text"]
-                verdict = truth.pair(row["clip_id"], caption["caption_id"])
-                known += verdict is not None
-                right += bool(verdict)
-    clips_per_caption = Counter(per_caption.values())
+            texts.update((caption["caption_id"], caption["text"]) for caption in row["captions"])
+            ids = [caption["caption_id"] for caption in row["captions"]]
+            counts.add(ids, (truth.pair(row["clip_id"], caption_id) for caption_id in ids))
     return {
         "name": name.removeprefix("select/"),
         "strategy": strategy,
         "rule": rule,
         "threshold": inputs.thresholds[name],
-        "num_clips": sum(per_clip.values()),
-        "num_pairs": sum(per_caption.values()),
-        "num_captions": len(per_caption),
-        "captions_per_clip": {str(size): count for size, count in sorted(per_clip.items())},
-        "clips_per_caption": {str(size): count for size, count in sorted(clips_per_caption.items())},
-        "captions_per_clip_skewness": _skewness(per_clip),
-        "clips_per_caption_skewness": _skewness(clips_per_caption),
-        "precision": right / known if known else None,
-        "pairs_judged": known,
-        "frequent_captions": [[texts[key], count] for key, count in per_caption.most_common(10)],
+        **counts.to_json(texts),
     }
 
 
@@ -264,6 +232,9 @@ class _Sampler:
         scored = {name: value for name, value in inputs.thresholds.items() if not name.startswith("select/DS_")}
         self.threshold = min(scored.values()) if scored else inputs.floor
         self._kept_from = float(np.float32(self.threshold))  # as selection compares
+        self._screened = pa.array([], pa.string())
+        if inputs.screened is not None:
+            self._screened = storage.read_table(inputs.screened, ["clip_id"])["clip_id"].combine_chunks()
         self._class_of: dict[str, str] = {}
         if inputs.domain is not None:
             table = storage.read_table(storage.join(inputs.domain, "domain.parquet"))
@@ -273,10 +244,14 @@ class _Sampler:
         self._below: dict[str, list[tuple[float, str, str]]] = {}
 
     def see(self, table: pa.Table) -> None:
-        """Take a shard's pairs into account: each clip by its nearest caption only, so that players differ."""
+        """Take a shard's pairs into account: each clip by its nearest caption only, so that players differ.
+
+        A clip that was screened out was rejected for another reason than its similarity, and shows nothing of it.
+        """
         if not self._class_of:
             return
         top = table.filter(pc.equal(table["rank_for_clip"], 1))
+        top = top.filter(pc.invert(pc.is_in(top["clip_id"], value_set=self._screened)))
         columns = [top[name].to_pylist() for name in ("similarity", "clip_id", "caption_id")]
         for similarity, clip_id, caption_id in zip(*columns, strict=True):
             label, item = self._class_of[caption_id], (similarity, clip_id, caption_id)
@@ -372,9 +347,3 @@ def _texts(captions: storage.Location) -> dict[str, str]:
 def _label_sets(table: pa.Table, id_name: str) -> dict[str, set[str]]:
     columns = table[id_name].to_pylist(), table["labels"].to_pylist()
     return {key: {clean_label(label) for label in labels} for key, labels in zip(*columns, strict=True) if labels}
-
-
-def _skewness(counts: Mapping[int, int]) -> float | None:
-    """Skewness of a distribution given as value -> how often; None of fewer than three values."""
-    values = np.repeat(np.array(list(counts), np.int64), np.array(list(counts.values()), np.int64))
-    return skewness(values) if len(values) >= 3 else None

@@ -19,6 +19,7 @@ from raysem.ledger import Ledger
 from raysem.models.teacher import TeacherSource, load_teacher
 from raysem.runs import curation_facts, roles
 from raysem.runs.curation_facts import DOMAIN, StatisticsInputs
+from raysem.tables import REJECTS
 from raysem.text.prompts import PromptSettings
 
 TEXTS = {"a dog barks": ["dog"], "rain falls": ["rain"], "a cat": [], "dog in rain": ["dog", "rain"]}
@@ -95,7 +96,6 @@ class World:
             hubness_k=2,
             per_class=2,
             classes=5,
-            seed=0,
         )
 
     def cosines(self) -> dict[tuple[str, str], float]:
@@ -198,6 +198,21 @@ def test_pairs_to_hear_are_each_clips_nearest_on_the_right_side_of_the_threshold
         assert [i["similarity"] for i in entry["best"]] == sorted(
             (i["similarity"] for i in entry["best"]), reverse=True
         )
+
+
+def test_a_clip_that_was_screened_out_is_not_heard_as_kept_or_as_below_the_threshold(world: World, tmp_path: Path):
+    def heard(listening: dict[str, Any]) -> set[str]:
+        kinds = ("best", "borderline", "rejected")
+        return {item["clip_id"] for entry in listening["classes"] for kind in kinds for item in entry[kind]}
+
+    counted, before = world.statistics()
+    assert {"c0", "c1"} < heard(before)
+    rejects = [{"clip_id": name, "stage": "screen", "outcome": "duplicate", "reason": ""} for name in ("c0", "c1")]
+    screened = str(tmp_path / "rejects.parquet")
+    storage.write_table(screened, pa.Table.from_pylist(rejects, schema=REJECTS))
+    still_counted, after = world.statistics(screened=screened)
+    assert heard(after) == heard(before) - {"c0", "c1"}
+    assert still_counted == counted
 
 
 def test_without_a_domain_there_is_nothing_to_hear(world: World):
