@@ -20,6 +20,9 @@ from raysem import storage
 
 log = logging.getLogger(__name__)
 
+ROW_GROUP_BYTES = 16 * 2**20  # whoever reads a few rows reads their row group whole: training does, row by row
+MAX_ROW_GROUP_ROWS = 65_536
+
 
 @dataclass(frozen=True)
 class DoneRecord:
@@ -60,7 +63,7 @@ class Ledger:
         digests = {}
         for kind, table in tables.items():
             location = self.file_of(record.shard, kind)
-            storage.write_table(location, table)
+            storage.write_table(location, table, row_group_rows=_row_group_rows(table))
             digests[kind] = storage.digest_of(location)
         written = DoneRecord(**{**asdict(record), "digests": digests})
         storage.write_json(storage.join(self.folder, "done", f"{record.shard}.json"), asdict(written))
@@ -97,6 +100,11 @@ class Ledger:
                 log.warning("%s: digest %s, its record says %s; the shard is made again", location, found, expected)
                 return False
         return True
+
+
+def _row_group_rows(table: pa.Table) -> int:
+    """Few where a row is large, as with audio bytes inside."""
+    return min(max(ROW_GROUP_BYTES * len(table) // max(table.nbytes, 1), 1), MAX_ROW_GROUP_ROWS)
 
 
 def total(records: Iterable[DoneRecord]) -> dict[str, Any]:

@@ -8,9 +8,10 @@ embedding depends neither on the workers nor on where an earlier attempt was kil
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -71,6 +72,7 @@ class Workers:
     num_gpus: float
     num_cpus: float
     threads: int
+    """Of one actor at most; it takes no more than its own machine has."""
     decode_cpus: float
     max_decode_tasks: int | None
 
@@ -86,6 +88,16 @@ def plan_workers(settings: WorkerSettings, resources: Mapping[str, float]) -> Wo
     decode_cpus = min(settings.cpus_per_decode_task, 0.5 * cpus)
     threads = max(int(cpus // 2 // count), 1) if not num_gpus else 2
     return Workers(count, num_gpus, num_cpus, threads, decode_cpus, settings.max_decode_tasks)
+
+
+def cpus_of_this_node() -> int:
+    """CPUs that Ray counts on the machine of this process; without Ray, those that it may use."""
+    if ray.is_initialized():
+        here = ray.get_runtime_context().get_node_id()
+        for node in ray.nodes():
+            if node["NodeID"] == here:
+                return max(int(node["Resources"].get("CPU", 1)), 1)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +155,7 @@ def _embed(
         if round_number:
             log.warning("%d shards came back unfinished, made again (round %d)", len(pending), round_number + 1)
         units, rows = _units({name: by_name[name] for name in pending}, rows_per_unit)
-        counts = Counter[str]()
-        for record in ledger.records().values():
-            counts.update(record.outcomes)
+        counts = _outcomes(ledger, by_name.keys() - set(pending))
         _check_failures(counts, ledger, job.embed.max_failed_share, final=False)
         progress = Progress(
             f"embed {storage.name_of(storage.parent_of(job.output))}", rows, id_name[:-3] + "s", logger=log
@@ -163,6 +173,15 @@ def _embed(
     summary = total(records[name] for name in by_name)
     _check_failures(Counter(summary["outcomes"]), ledger, job.embed.max_failed_share, final=True)
     return summary
+
+
+def _outcomes(ledger: Ledger, shards: Set[str]) -> Counter[str]:
+    """Those of `shards`; a shard that is made again has a record too, and would count twice."""
+    counts = Counter[str]()
+    for name, record in ledger.records().items():
+        if name in shards:
+            counts.update(record.outcomes)
+    return counts
 
 
 def _units(shards: Mapping[str, storage.Location], rows_per_unit: int) -> tuple[list[dict[str, Any]], int]:
@@ -306,7 +325,7 @@ class _Embedder:
     """Actor with the model on its device: a unit's waveforms, or its texts, become embeddings."""
 
     def __init__(self, source: TeacherSource, texts: bool, threads: int):
-        torch.set_num_threads(threads)
+        torch.set_num_threads(min(threads, cpus_of_this_node()))
         self._model = load_teacher(source, "cuda" if torch.cuda.is_available() else "cpu")
         self._texts = texts
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+import torch
 
 from raysem import storage
 from raysem.audio.crops import even_crops
@@ -229,6 +230,31 @@ def test_too_large_a_share_of_failures_stops_with_reasons_and_examples(pool: Any
     counts = embed_clips(shards.files, pool.job(tmp_path / "out", max_failed_share=0.5))
     assert counts["outcomes"][KEPT] == 6
     assert written_at(tmp_path / "out") == before
+
+
+def test_a_shard_that_is_made_again_counts_once_against_the_share_of_failures(
+    pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ray_stages, "CHECK_FAILURES_FROM_ROWS", 13)  # above the number of clips
+    missing = [{"clip_id": f"a_{i}", "audio": {"bytes": None, "path": str(tmp_path / f"{i}.wav")}} for i in range(6)]
+    table = pa.Table.from_pylist(missing + sound_clips(6), schema=CLIPS)
+    shards = write_shards([table], str(tmp_path / "clips"), rows_per_shard=6)
+    job = pool.job(tmp_path / "out", max_failed_share=0.5)
+    first = embed_clips(shards.files, job)
+    assert first["outcomes"] == {KEPT: 6, "missing": 6}
+    (tmp_path / "out" / "shards" / "shard_00000.parquet").unlink()
+    assert embed_clips(shards.files, job)["outcomes"] == first["outcomes"]
+
+
+def test_an_actor_takes_no_more_threads_than_its_machine_has(pool: Any):
+    import ray
+
+    @ray.remote(num_cpus=0.1)
+    def threads_of(wanted: int) -> int:
+        ray_stages._Embedder(source=pool.teacher, texts=True, threads=wanted)
+        return torch.get_num_threads()
+
+    assert ray.get([threads_of.remote(wanted) for wanted in (1, 1000)]) == [1, 4]  # the CPUs of this Ray
 
 
 def test_a_table_that_is_not_there_is_an_error_of_ours(pool: Any, tmp_path: Path):

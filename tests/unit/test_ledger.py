@@ -4,8 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from raysem import ledger as ledger_module
 from raysem import storage
 from raysem.ledger import DoneRecord, Ledger, total
 
@@ -63,6 +65,29 @@ def test_a_damaged_record_is_no_record(ledger: Ledger, content: str, caplog: pyt
 def test_making_a_shard_again_gives_the_same_files(ledger: Ledger):
     first = finish(ledger, "a").digests
     assert finish(ledger, "a").digests == first
+
+
+def rows_of_groups(ledger: Ledger, shard: str) -> list[int]:
+    with storage.open_read(ledger.file_of(shard)) as handle:
+        metadata = pq.ParquetFile(handle).metadata
+    return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+
+
+def test_large_rows_lie_in_small_row_groups_and_small_rows_in_one(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ledger_module, "ROW_GROUP_BYTES", 100_000)
+    content = pa.array([{"bytes": bytes(5000), "path": None}] * 100)
+    large = pa.table({"clip_id": [f"clip_{index}" for index in range(100)], "audio": content})
+    ledger.finish(DoneRecord("large", 100), {"shards": large})
+    groups = rows_of_groups(ledger, "large")
+    assert sum(groups) == 100
+    assert 15 <= groups[0] <= 20
+    assert storage.read_table(ledger.file_of("large")).to_pylist() == large.to_pylist()
+    ledger.finish(DoneRecord("small", 100), {"shards": large.select(["clip_id"])})
+    assert rows_of_groups(ledger, "small") == [100]
+    ledger.finish(DoneRecord("huge", 3), {"shards": pa.table({"a": [bytes(200_000)] * 3})})
+    assert rows_of_groups(ledger, "huge") == [1, 1, 1]
+    ledger.finish(DoneRecord("none", 0), {"shards": large.slice(0, 0)})
+    assert storage.count_rows(ledger.file_of("none")) == 0
 
 
 def test_totals_are_sums_over_shards(ledger: Ledger):
