@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from raysem import config, storage
-from raysem.audio.load import AudioSettings
 from raysem.config import plain
-from raysem.corpora.synthetic import build_synthetic
 from raysem.curation.neighbour_shards import NeighbourShards, neighbour_shards, prepare_index
 from raysem.curation.pair_shards import MatchShards, SelectShards
 from raysem.curation.ray_shards import make_shards, run_as_task
-from raysem.curation.ray_stages import EmbedJob, embed_captions, embed_clips
-from raysem.curation.selection import SelectionSettings, with_domain_thresholds
-from raysem.errors import ConfigError, DataError
+from raysem.curation.selection import SelectionSettings
+from raysem.errors import ConfigError
 from raysem.ledger import Ledger
 from raysem.models.teacher import TeacherSource
-from raysem.runs import caption_pool, curation_facts, curation_preflight, final_scores, roles, run_report, teachers
+from raysem.runs import curation_facts, curation_preflight, final_scores, roles, run_report, teachers
+from raysem.runs.corpus_stages import caption_pool_stage, corpus_stages
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
+from raysem.runs.embedding_stages import EmbeddingStages, count_rows
 from raysem.runs.launch import Job, connect_ray
+from raysem.runs.selection_rules import (
+    ds_of,
+    improvement_set_counts,
+    replay_source,
+    selection_key,
+    selection_name,
+    selection_of,
+    selections_needed,
+    threshold_of,
+)
+from raysem.runs.training_stages import TEACHER, student_stage, teacher_stage
 from raysem.stages import Stage, StageResult, in_order
-from raysem.tables import KEPT
-from raysem.training.ray_worker import WorkerSettings, run_training
-from raysem.training.spec import TrainingSpec
-
-log = logging.getLogger(__name__)
-
-TEACHER = "teacher"
 
 
 class CurateAndTrain:
@@ -54,155 +54,38 @@ class CurateAndTrain:
         listed += [*self._students.values(), *self._evaluation_embeddings.values(), self.scores]
         return in_order([stage for stage in listed if stage is not None])
 
-    # -- corpora ------------------------------------------------------------------------------------------------------
+    # -- corpora, teacher, embeddings ---------------------------------------------------------------------------------
 
     @cached_property
     def _corpora(self) -> dict[str, Stage]:
-        corpora, stages = self.recipe.corpora, dict[str, Stage]()
-        parts = {
-            "teacher": roles.part_of(corpora.teacher, self.recipe.teacher.subset_fraction),
-            "held_out": corpora.held_out,
-            "wild": corpora.wild,
-        }
-        parts |= {"captions": corpora.captions}
-        parts |= {f"evaluation/{name}": (source,) for name, source in corpora.evaluation.items()}
-        used = [source for sources in parts.values() for source in sources if source.corpus == roles.SYNTHETIC]
-        synthetic = None
-        if used:
-            if corpora.synthetic is None:
-                raise ConfigError("corpora.synthetic: is missing, and a source has corpus: synthetic")
-            settings = corpora.synthetic
-            synthetic = Stage(
-                "corpora/synthetic", lambda folder: build_synthetic(settings, folder), settings=plain(settings)
-            )
-            stages["synthetic"] = synthetic
-        for name, sources in parts.items():
-            if sources:
-                stages[name] = self._part(name, sources, synthetic)
-        return stages
-
-    def _part(self, name: str, sources: Sequence[roles.CorpusSource], synthetic: Stage | None) -> Stage:
-        recipe = self.recipe
-        needs = synthetic if any(source.corpus == roles.SYNTHETIC for source in sources) else None
-
-        def run(folder: storage.Location) -> dict[str, Any]:
-            return roles.build_part(
-                folder,
-                sources,
-                seed=recipe.seed,
-                rows_per_shard=recipe.corpora.rows_per_shard,
-                synthetic=needs.folder(self.output) if needs else None,
-                hide_labels=name == "wild",
-            )
-
-        settings = {
-            "sources": [roles.identity(source) for source in sources],
-            "seed": recipe.seed,
-            "rows_per_shard": recipe.corpora.rows_per_shard,
-        }
-        return Stage(f"corpora/{name}", run, settings, inputs=[needs] if needs else [])
+        return corpus_stages(self.recipe, self.output)
 
     @cached_property
     def pool(self) -> Stage:
         """The pool of captions: every distinct one of the teacher's and of the captions' corpora."""
-        names = ["teacher"] if self.recipe.corpora.use_teacher_captions else []
-        inputs = [self._corpora[name] for name in [*names, "captions"] if name in self._corpora]
-        if not inputs:
-            raise ConfigError("corpora: no captions to match: give corpora.captions, or corpora.teacher with captions")
-        return Stage(
-            "captions",
-            lambda folder: caption_pool.build(folder, [stage.folder(self.output) for stage in inputs]),
-            inputs=inputs,
-        )
-
-    # -- teacher ------------------------------------------------------------------------------------------------------
+        return caption_pool_stage(self.recipe, self.output, self._corpora)
 
     @cached_property
     def teacher(self) -> Stage:
         """The teacher, trained or loaded; its folder names the weights in `model.json`."""
-        recipe = self.recipe
-        if recipe.teacher.kind != "train":
-            return Stage(
-                TEACHER,
-                lambda folder: teachers.load(folder, recipe.teacher),
-                settings=teachers.identity(recipe.teacher),
-            )
-        for name in ("teacher", "held_out"):
-            if name not in self._corpora:
-                raise ConfigError(f"corpora.{name}: is empty, and teacher.kind train needs it")
-        inputs = [self._corpora["teacher"], self._corpora["held_out"]]
-
-        def run(folder: storage.Location) -> dict[str, Any]:
-            spec = teachers.training_spec(
-                recipe, folder, *(roles.clip_shards(stage.folder(self.output)) for stage in inputs)
-            )
-            return self._train(folder, spec)
-
-        content = plain(recipe.teacher) | {"seed": recipe.seed, "audio": self._audio_content}
-        return Stage(TEACHER, run, settings=content, inputs=inputs)
-
-    def _train(self, folder: storage.Location, spec: TrainingSpec) -> dict[str, Any]:
-        cluster = self.recipe.cluster
-        workers = WorkerSettings(
-            num_workers=cluster.training_workers,
-            cpus_per_worker=cluster.training_cpus_per_worker,
-            use_gpu=cluster.training_on_gpus if cluster.training_on_gpus is not None else has_gpus(),
-        )
-        return run_as_task(teachers.finish, folder, run_training(spec, workers))
-
-    @property
-    def _audio_content(self) -> dict[str, Any]:
-        return plain(self.recipe.audio)
+        return teacher_stage(self.recipe, self.output, self._corpora)
 
     def _source(self, stage: Stage) -> TeacherSource:
         return teachers.source_of(stage.folder(self.output))
 
-    # -- embeddings ---------------------------------------------------------------------------------------------------
-
-    def _job(self, model: Stage, folder: storage.Location, num_crops: int | None = None) -> EmbedJob:
-        about = teachers.about(model.folder(self.output))
-        embed = self.recipe.curation.embed
-        if num_crops is not None:
-            embed = embed.model_copy(update={"num_crops": num_crops})
-        audio = AudioSettings(**{**self._audio_content, "sample_rate": about["sample_rate"]})
-        return EmbedJob(
-            model=self._source(model),
-            output=folder,
-            workers=self.recipe.cluster.embedding,
-            audio=audio,
-            crop_samples=about["crop_samples"],
-            embed=embed,
-            metadata={
-                "model": about["fingerprint"],
-                "sample_rate": str(about["sample_rate"]),
-                "crop_samples": str(about["crop_samples"]),
-                "num_crops": str(embed.num_crops),
-            },
-        )
+    @cached_property
+    def _embeddings(self) -> EmbeddingStages:
+        return EmbeddingStages(self.recipe, self.output)
 
     @cached_property
     def embed_captions(self) -> Stage:
         """The teacher's embedding of every caption of the pool."""
-
-        def run(folder: storage.Location) -> dict[str, Any]:
-            shards = roles.caption_shards(self.pool.folder(self.output))
-            return embed_captions(shards, self._job(self.teacher, folder))
-
-        return Stage("embed/captions", run, inputs=[self.pool, self.teacher])
+        return self._embeddings.captions(self.pool, self.teacher)
 
     @cached_property
     def embed_wild(self) -> Stage:
         """The teacher's embedding of every clip of the pool."""
-        return self._embed_clips("embed/wild", self._corpora["wild"], self.teacher, None)
-
-    def _embed_clips(self, name: str, corpus: Stage, model: Stage, num_crops: int | None) -> Stage:
-        def run(folder: storage.Location) -> dict[str, Any]:
-            shards = roles.clip_shards(corpus.folder(self.output))
-            return embed_clips(shards, self._job(model, folder, num_crops))
-
-        embed = plain(self.recipe.curation.embed) | ({"num_crops": num_crops} if num_crops is not None else {})
-        covered = {name: value for name, value in embed.items() if name not in ("max_failed_share",)}
-        return Stage(name, run, settings={"embed": covered, "audio": self._audio_content}, inputs=[corpus, model])
+        return self._embeddings.clips("embed/wild", self._corpora["wild"], self.teacher)
 
     @cached_property
     def domain(self) -> Stage | None:
@@ -314,18 +197,18 @@ class CurateAndTrain:
         """The selections that students train on or replay, by the digest of their rule: the same rule is run once."""
         stages: dict[str, Stage] = {}
         for student in self.students.values():
-            for settings in _selections_needed(student):
+            for settings in selections_needed(student):
                 domain = self._domain_of(student) if settings.strategy in ("DS", "ADS") else None
-                key = _selection_key(settings, domain)
+                key = selection_key(settings, domain)
                 if key not in stages:
-                    name = f"select/{settings.strategy}_{_threshold(settings):g}"
+                    name = selection_name(settings)
                     taken = any(stage.name == name for stage in stages.values())
                     stages[key] = self._selection(f"{name}_{key[:6]}" if taken else name, settings, domain)
         return stages
 
     def _selection_stage(self, student: CurateAndTrainRecipe, settings: SelectionSettings) -> Stage:
         domain = self._domain_of(student) if settings.strategy in ("DS", "ADS") else None
-        return self._selections[_selection_key(settings, domain)]
+        return self._selections[selection_key(settings, domain)]
 
     def _selection(self, name: str, settings: SelectionSettings, domain: Stage | None) -> Stage:
         if settings.strategy in ("DS", "ADS") and domain is None:
@@ -359,7 +242,7 @@ class CurateAndTrain:
             counts = make_shards(
                 sorted(Ledger(pairs).records()), folder, SelectShards, arguments, what=name, workers=64
             )
-            return _improvement_set_counts(counts, name)
+            return improvement_set_counts(counts, name)
 
         inputs = [self.match, self.pool, self._corpora["wild"], self.teacher]
         inputs += [stage for stage in (domain, self.screen, neighbour_stage) if stage]
@@ -382,7 +265,7 @@ class CurateAndTrain:
             }
             names = sorted(arguments["clips"])
             counts = make_shards(names, folder, curation_facts.AnnotatedShards, arguments, what=name, workers=64)
-            return _improvement_set_counts(counts, name)
+            return improvement_set_counts(counts, name)
 
         return Stage(name, run, settings=plain(settings), inputs=[corpus, domain, self.teacher])
 
@@ -403,7 +286,7 @@ class CurateAndTrain:
                     domain=self.domain.folder(self.output) if self.domain else None,
                     neighbours=self.neighbours.folder(self.output),
                     selections={stage.name: stage.folder(self.output) for stage in selections},
-                    thresholds={stage.name: _threshold_of(stage) for stage in selections},
+                    thresholds={stage.name: threshold_of(stage.settings) for stage in selections},
                     floor=recipe.lowest_threshold(),
                     num_clips=count_rows(self.embed_wild.folder(self.output)),
                     num_captions=count_rows(self.embed_captions.folder(self.output)),
@@ -439,26 +322,15 @@ class CurateAndTrain:
             replayed: Stage | None = self._selection_stage(student, ds_of(chosen))
         else:
             replayed = self._corpora["teacher"] if replay == "teacher" else None
-
-        def files(stage: Stage) -> list[storage.Location]:
-            folder = stage.folder(self.output)
-            return roles.clip_shards(folder) if stage.name.startswith("corpora/") else Ledger(folder).files()
-
-        def run(folder: storage.Location) -> dict[str, Any]:
-            teachers.require_warm_start(self.teacher.folder(self.output))
-            spec = teachers.student_spec(
-                student,
-                folder,
-                self.teacher.folder(self.output),
-                files(main),
-                files(replayed) if replayed else [],
-                files(held_out),
-            )
-            return self._train(folder, spec)
-
-        content = plain(student.student) | {"seed": student.seed, "audio": self._audio_content}
-        inputs = [self.teacher, main, held_out, *([replayed] if replayed else [])]
-        return Stage(f"student/{name}", run, settings=content, inputs=inputs)
+        return student_stage(
+            name,
+            student,
+            self.output,
+            teacher=self.teacher,
+            pairs=main,
+            held_out=held_out,
+            replay=replayed,
+        )
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -481,7 +353,7 @@ class CurateAndTrain:
     def _evaluation_embedding(self, set_name: str, model_name: str, model: Stage) -> Stage:
         corpus = self._corpora[f"evaluation/{set_name}"]
         crops = self.recipe.evaluation.zero_shot.crops_per_clip
-        return self._embed_clips(f"evaluate/{set_name}/{model_name}", corpus, model, crops)
+        return self._embeddings.clips(f"evaluate/{set_name}/{model_name}", corpus, model, num_crops=crops)
 
     @cached_property
     def scores(self) -> Stage | None:
@@ -517,76 +389,6 @@ class CurateAndTrain:
 
         settings = {"report": plain(self.recipe.report), "recipe": config.digest(self.recipe)}
         return Stage("report", run, settings=settings, inputs=before)
-
-
-def _selections_needed(student: CurateAndTrainRecipe) -> list[SelectionSettings]:
-    chosen = selection_of(student)
-    needed = [chosen] if student.student.train_on == "improvement_set" else []
-    if student.student.objective.replay_probability > 0 and replay_source(student) == "ds":
-        needed.append(ds_of(chosen))
-    return needed
-
-
-def _selection_key(settings: SelectionSettings, domain: Stage | None) -> str:
-    return config.digest({"rule": plain(settings), "domain": domain.digest if domain else None})
-
-
-def has_gpus() -> bool:
-    """Whether the cluster has a GPU now."""
-    return ray.cluster_resources().get("GPU", 0) >= 1
-
-
-def count_rows(embeddings: storage.Location) -> int:
-    """Rows that an embedding stage kept."""
-    return sum(record.outcomes.get(KEPT, 0) for record in Ledger(embeddings).records().values())
-
-
-def selection_of(recipe: CurateAndTrainRecipe) -> SelectionSettings:
-    """The rule of `curation`, without the settings of other stages, with released thresholds where asked for."""
-    fields = set(SelectionSettings.model_fields)
-    values = {name: value for name, value in plain(recipe.curation).items() if name in fields}
-    settings = SelectionSettings(**values)
-    if recipe.curation.released_thresholds:
-        settings = with_domain_thresholds(settings, recipe.curation.released_thresholds)
-    if settings.strategy != "DS":
-        return settings
-    if settings.cap_per_caption is not None:
-        raise ConfigError("curation.cap_per_caption: not with strategy DS, which keeps annotated pairs as they are")
-    return ds_of(settings)
-
-
-def ds_of(settings: SelectionSettings) -> SelectionSettings:
-    """The DS rule of `settings`; what DS does not use is left at its default, so that equal rules are one stage."""
-    return SelectionSettings(strategy="DS", caption_threshold=settings.caption_threshold)
-
-
-def replay_source(student: CurateAndTrainRecipe) -> str:
-    """What a student replays: `teacher`, `ds` or `none`."""
-    asked = student.student.replay_from
-    if asked != "auto":
-        return asked
-    if student.student.train_on == "teacher_pairs" or student.curation.strategy == "DS":
-        return "none"
-    return "ds" if student.curation.strategy == "ADS" else "teacher"
-
-
-def _threshold(settings: SelectionSettings) -> float:
-    return settings.caption_threshold if settings.strategy == "DS" else settings.similarity_threshold
-
-
-def _threshold_of(stage: Stage) -> float:
-    settings = stage.settings
-    return settings["caption_threshold" if settings["strategy"] == "DS" else "similarity_threshold"]
-
-
-def _improvement_set_counts(counts: dict[str, Any], name: str) -> dict[str, Any]:
-    outcomes = counts["outcomes"]
-    pairs = outcomes.get("pairs_kept", 0)
-    if not pairs:
-        raise DataError(
-            f"{name}: no pair passes the rule, of {outcomes.get('pairs_left', 0)} above the floor; lower the threshold"
-        )
-    return counts | {"clips": counts["rows"], "pairs": pairs}
 
 
 def stages(recipe: CurateAndTrainRecipe, output: storage.Location) -> list[Stage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,15 @@ import pyarrow as pa
 from raysem import storage
 from raysem.curation.pair_shards import read_embeddings
 from raysem.errors import DataError
-from raysem.evaluation.caption_retrieval import CaptionRetrievalSettings, caption_pairs, caption_retrieval
+from raysem.evaluation.caption_retrieval import (
+    CaptionRetrievalResult,
+    CaptionRetrievalSettings,
+    caption_pairs,
+    caption_retrieval,
+)
 from raysem.evaluation.differences import paired_differences
-from raysem.evaluation.zero_shot import ZeroShotProtocol, zero_shot
+from raysem.evaluation.zero_shot import ZeroShotProtocol, ZeroShotResult, zero_shot
+from raysem.models.protocol import AudioTextModel
 from raysem.models.teacher import load_teacher
 from raysem.runs import teachers
 from raysem.runs.curation_recipe import EvaluationSettings
@@ -43,52 +50,19 @@ def score(
     correct: dict[str, dict[str, np.ndarray]] = {}
     clip_ids: dict[str, list[str]] = {}
     for model_name, location in models.items():
-        about = teachers.about(location)
         model = load_teacher(teachers.source_of(location), "cpu")
         for set_name, corpus in corpora.items():
-            clips = pa.concat_tables(
-                [storage.read_table(file, ["clip_id", "labels", "captions"]) for file in clip_shards(corpus)]
-            )
-            ids, audio_AD = read_embeddings(embeddings[f"{set_name}/{model_name}"])
-            rows = {row["clip_id"]: row for row in clips.to_pylist()}
-            used = [rows[clip_id] for clip_id in ids.to_pylist()]
-            all_labels = sorted({label for row in rows.values() for label in row["labels"] or ()})
-            if all_labels:
-                single = [index for index, row in enumerate(used) if len(row["labels"] or ()) == 1]
-                if not single:
-                    raise DataError(f"evaluation set {set_name}: no usable clip with exactly one label")
-                texts = [prompt(label, settings.zero_shot.prompt.template) for label in all_labels]
-                result = zero_shot(
-                    audio_AD[single],
-                    [used[index]["labels"][0] for index in single],
-                    model.embed_texts(texts),
-                    all_labels,
-                    settings=settings.zero_shot,
-                    protocol=ZeroShotProtocol(
-                        prompt_template=settings.zero_shot.prompt.template,
-                        label_texts=tuple(texts),
-                        sample_rate=about["sample_rate"],
-                        crop_seconds=about["crop_samples"] / about["sample_rate"],
-                        crops_per_clip=settings.zero_shot.crops_per_clip,
-                    ),
-                    seed=seed,
-                )
+            clips = _Clips.read(set_name, corpus, embeddings[f"{set_name}/{model_name}"])
+            if clips.labels:
+                single = clips.with_one_label()
+                result = _zero_shot(clips, single, model, settings, seed)
                 evaluation[model_name]["zero_shot"][set_name] = result.to_json()
                 correct.setdefault(set_name, {})[model_name] = result.correct_A
-                names = [used[index]["clip_id"] for index in single]
+                names = [clips.rows[index]["clip_id"] for index in single]
                 if clip_ids.setdefault(set_name, names) != names:
                     raise DataError(f"evaluation set {set_name}: {model_name} could use other clips than the teacher")
-            described = [index for index, row in enumerate(used) if row["captions"]]
-            if described:
-                pairs = caption_pairs([used[index]["captions"] for index in described])
-                found = caption_retrieval(
-                    audio_AD[described],
-                    model.embed_texts(list(pairs.texts)),
-                    pairs,
-                    settings=CaptionRetrievalSettings(),
-                    seed=seed,
-                )
-                evaluation[model_name]["retrieval"][set_name] = found.to_json()
+            if any(row["captions"] for row in clips.rows):
+                evaluation[model_name]["retrieval"][set_name] = _retrieval(clips, model, seed).to_json()
     differences = _differences(correct, settings, seed)
     content = {"evaluation": evaluation, "differences": differences}
     storage.write_json(storage.join(folder, "scores.json"), content)
@@ -96,6 +70,66 @@ def score(
         columns = {"clip_id": clip_ids[set_name], **{name: pa.array(values) for name, values in by_model.items()}}
         storage.write_table(storage.join(folder, f"correct_{set_name}.parquet"), pa.table(columns))
     return {"headline": _headline(evaluation, differences)}
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """The usable clips of a set, with a model's embeddings of them; `labels` are those of all its clips."""
+
+    set_name: str
+    rows: list[dict[str, Any]]
+    audio_AD: np.ndarray
+    labels: list[str]
+
+    @classmethod
+    def read(cls, set_name: str, corpus: storage.Location, embeddings: storage.Location) -> _Clips:
+        columns = ["clip_id", "labels", "captions"]
+        table = pa.concat_tables([storage.read_table(file, columns) for file in clip_shards(corpus)])
+        rows = {row["clip_id"]: row for row in table.to_pylist()}
+        ids, audio_AD = read_embeddings(embeddings)
+        labels = sorted({label for row in rows.values() for label in row["labels"] or ()})
+        return cls(set_name, [rows[clip_id] for clip_id in ids.to_pylist()], audio_AD, labels)
+
+    def with_one_label(self) -> list[int]:
+        """Positions of the clips that zero-shot accuracy is measured on; DataError when there is none."""
+        single = [index for index, row in enumerate(self.rows) if len(row["labels"] or ()) == 1]
+        if not single:
+            raise DataError(f"evaluation set {self.set_name}: no usable clip with exactly one label")
+        return single
+
+
+def _zero_shot(
+    clips: _Clips, single: Sequence[int], model: AudioTextModel, settings: EvaluationSettings, seed: int
+) -> ZeroShotResult:
+    asked = settings.zero_shot
+    texts = [prompt(label, asked.prompt.template) for label in clips.labels]
+    return zero_shot(
+        clips.audio_AD[single],
+        [clips.rows[index]["labels"][0] for index in single],
+        model.embed_texts(texts),
+        clips.labels,
+        settings=asked,
+        protocol=ZeroShotProtocol(
+            prompt_template=asked.prompt.template,
+            label_texts=tuple(texts),
+            sample_rate=model.sample_rate,
+            crop_seconds=model.crop_samples / model.sample_rate,
+            crops_per_clip=asked.crops_per_clip,
+        ),
+        seed=seed,
+    )
+
+
+def _retrieval(clips: _Clips, model: AudioTextModel, seed: int) -> CaptionRetrievalResult:
+    described = [index for index, row in enumerate(clips.rows) if row["captions"]]
+    pairs = caption_pairs([clips.rows[index]["captions"] for index in described])
+    return caption_retrieval(
+        clips.audio_AD[described],
+        model.embed_texts(list(pairs.texts)),
+        pairs,
+        settings=CaptionRetrievalSettings(),
+        seed=seed,
+    )
 
 
 def _differences(correct: Mapping[str, Mapping[str, np.ndarray]], settings: EvaluationSettings, seed: int) -> list[Any]:

@@ -1,0 +1,87 @@
+"""The stages that read corpora, one for each part of a run, and the one that joins the pool of captions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raysem import storage
+from raysem.config import plain
+from raysem.corpora.synthetic import build_synthetic
+from raysem.errors import ConfigError
+from raysem.runs import caption_pool, roles
+from raysem.runs.curation_recipe import CurateAndTrainRecipe
+from raysem.stages import Stage
+
+
+def corpus_stages(recipe: CurateAndTrainRecipe, output: storage.Location) -> dict[str, Stage]:
+    """By part (`teacher`, `held_out`, `wild`, `captions`, `evaluation/<set>`); and `synthetic`, where it is used.
+
+    Raises:
+        ConfigError: a source is synthetic, and the recipe says nothing of the synthetic corpus.
+    """
+    corpora, stages = recipe.corpora, dict[str, Stage]()
+    parts: dict[str, Sequence[roles.CorpusSource]] = {
+        "teacher": roles.part_of(corpora.teacher, recipe.teacher.subset_fraction),
+        "held_out": corpora.held_out,
+        "wild": corpora.wild,
+        "captions": corpora.captions,
+    }
+    parts |= {f"evaluation/{name}": (source,) for name, source in corpora.evaluation.items()}
+    synthetic = None
+    if any(source.corpus == roles.SYNTHETIC for sources in parts.values() for source in sources):
+        if corpora.synthetic is None:
+            raise ConfigError("corpora.synthetic: is missing, and a source has corpus: synthetic")
+        settings = corpora.synthetic
+        synthetic = Stage(
+            "corpora/synthetic", lambda folder: build_synthetic(settings, folder), settings=plain(settings)
+        )
+        stages["synthetic"] = synthetic
+    for name, sources in parts.items():
+        if sources:
+            stages[name] = _part(recipe, output, name, sources, synthetic)
+    return stages
+
+
+def caption_pool_stage(recipe: CurateAndTrainRecipe, output: storage.Location, corpora: Mapping[str, Stage]) -> Stage:
+    """Every distinct caption of the teacher's and of the captions' corpora.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    names = ["teacher"] if recipe.corpora.use_teacher_captions else []
+    inputs = [corpora[name] for name in [*names, "captions"] if name in corpora]
+    if not inputs:
+        raise ConfigError("corpora: no captions to match: give corpora.captions, or corpora.teacher with captions")
+    return Stage(
+        "captions",
+        lambda folder: caption_pool.build(folder, [stage.folder(output) for stage in inputs]),
+        inputs=inputs,
+    )
+
+
+def _part(
+    recipe: CurateAndTrainRecipe,
+    output: storage.Location,
+    name: str,
+    sources: Sequence[roles.CorpusSource],
+    synthetic: Stage | None,
+) -> Stage:
+    needs = synthetic if any(source.corpus == roles.SYNTHETIC for source in sources) else None
+
+    def run(folder: storage.Location) -> dict[str, Any]:
+        return roles.build_part(
+            folder,
+            sources,
+            seed=recipe.seed,
+            rows_per_shard=recipe.corpora.rows_per_shard,
+            synthetic=needs.folder(output) if needs else None,
+            hide_labels=name == "wild",
+        )
+
+    settings = {
+        "sources": [roles.identity(source) for source in sources],
+        "seed": recipe.seed,
+        "rows_per_shard": recipe.corpora.rows_per_shard,
+    }
+    return Stage(f"corpora/{name}", run, settings, inputs=[needs] if needs else [])
