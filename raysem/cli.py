@@ -53,13 +53,13 @@ def corpus_list(as_json: Annotated[bool, typer.Option("--json", help="for progra
 @corpus_app.command("build")
 def corpus_build(
     name: str,
-    root: Annotated[str, typer.Option(help="folder of the corpus, local or s3://")],
     output: Annotated[str, typer.Option(help="folder for the tables")],
+    root: Annotated[str, typer.Option(help="folder of the corpus, local or s3://; none for synthetic")] = "",
     option: Annotated[list[str] | None, typer.Option("--option", "-o", help="key=value of the corpus's reader")] = None,
     missing: Annotated[str | None, typer.Option(help="error, reject or keep: clips without their file")] = None,
-    rows_per_shard: Annotated[int, typer.Option(min=1)] = 2000,
+    rows_per_shard: Annotated[int | None, typer.Option(min=1, help="default: 2000")] = None,
 ) -> None:
-    """Read a corpus, check each row, write the clips and captions tables."""
+    """Read a corpus, check each row, write the clips and captions tables; or make the synthetic one."""
     from raysem.corpora.registry import build_corpus
 
     options = dict(config.parse_override(text, "--option") for text in option or ())

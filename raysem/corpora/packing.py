@@ -2,7 +2,8 @@
 
 The form for millions of clips: one object holds thousands, and a stage reads it in one sequential stream. Below the
 output: `clips/shard_*.parquet` with `clips/manifest.json`, sorted by `clip_id` like the input; `rejects.parquet`;
-`records/shard_*.json`, one written after each shard, which is what a rerun goes by.
+`records/shard_*.json`, one written after each shard, which is what a rerun goes by; hidden labels, where the input has
+such (built.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 from raysem import storage
 from raysem.config import differences
+from raysem.corpora.built import read_hidden_labels, write_hidden_labels
 from raysem.corpora.rows import rejects_table
 from raysem.corpora.shards import Shard, ShardManifest, read_manifest, shard_name, write_manifest, write_shard
 from raysem.errors import ClipError, DataError
@@ -104,6 +106,7 @@ def pack(
     rejects = [reject for record in records for reject in record.rejects]
     storage.write_table(storage.join(target, "rejects.parquet"), rejects_table(rejects, STAGE))
     packed = write_manifest(storage.join(target, "clips"), [record.shard for record in records if record.shard])
+    write_hidden_labels(target, read_hidden_labels(clips_location))
     if packed.rows + len(rejects) != manifest.rows:
         raise DataError(
             f"{target}: {packed.rows} clips and {len(rejects)} rejects from {manifest.rows} rows; delete it, pack anew"

@@ -15,12 +15,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raysem import storage
 from raysem.config import Settings
 from raysem.corpora.rows import ClipRow
-from raysem.corpora.sources import Names, inside, walk_files
+from raysem.corpora.sources import Names, inside, open_parquet, walk_files
 from raysem.errors import DataError
 
 NEEDS = ".parquet files with a column audio struct<bytes, path>"
@@ -68,22 +67,16 @@ def _read_file(folder: str, name: str, options: ParquetOptions) -> Iterator[Clip
     columns = _columns(options)
     split = _SPLIT.match(posixpath.basename(name))
     number = 0
-    try:
-        with storage.open_read(location) as handle:
-            file = pq.ParquetFile(handle)
-            _check_columns(location, file.schema_arrow, columns)
-            class_names = _class_names(file.schema_arrow)
-            for batch in file.iter_batches(batch_size=options.rows_per_read, columns=columns):
-                for values in batch.to_pylist():
-                    place = f"{location} row {number}"
-                    identifier = f"{name.removesuffix('.parquet')}/{number:08d}"
-                    clip = _Values(values, place, class_names)
-                    yield _clip(clip, identifier, folder, split.group(1) if split else None, options)
-                    number += 1
-    except FileNotFoundError:
-        raise DataError(f"{location}: no such file") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{location}: not a readable Parquet file ({error})") from error
+    with open_parquet(location) as file:
+        _check_columns(location, file.schema_arrow, columns)
+        class_names = _class_names(file.schema_arrow)
+        for batch in file.iter_batches(batch_size=options.rows_per_read, columns=columns):
+            for values in batch.to_pylist():
+                place = f"{location} row {number}"
+                identifier = f"{name.removesuffix('.parquet')}/{number:08d}"
+                clip = _Values(values, place, class_names)
+                yield _clip(clip, identifier, folder, split.group(1) if split else None, options)
+                number += 1
 
 
 def _columns(options: ParquetOptions) -> list[str]:

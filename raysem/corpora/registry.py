@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ from raysem.config import Settings, build, plain
 from raysem.corpora import (
     audiocaps,
     audioset,
+    built,
     captions,
     clotho,
     esc50,
@@ -26,10 +27,12 @@ from raysem.corpora import (
     fsd50k,
     macs,
     parquet,
+    synthetic,
     tut2017,
     urbansound8k,
     webdataset,
 )
+from raysem.corpora.built import HiddenLabels, no_hidden_labels, write_hidden_labels
 from raysem.corpora.rows import STAGE, CaptionRow, ClipRow, MissingPolicy, RowCheck, captions_table, rejects_table
 from raysem.corpora.shards import write_shards
 from raysem.errors import ConfigError, DataError
@@ -38,6 +41,7 @@ from raysem.tables import CLIPS
 log = logging.getLogger(__name__)
 
 SUMMARY = "corpus.json"
+ROWS_PER_SHARD = 2000
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,14 @@ class CorpusInfo:
     options: type[Settings]
     clips: Callable[[str, Any], Iterator[ClipRow]] | None = None
     captions: Callable[[str, Any], Iterator[CaptionRow]] | None = None
+    make: Callable[[Any, str], dict[str, Any]] | None = None
+    """Makes the corpus from its options below an output folder, for one that is made and not read."""
+    sources: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
+    """The parts of a corpus that is made: by which corpus, with which options, each is read from its folder."""
+    hidden: Callable[[str], HiddenLabels] = field(default=lambda root: no_hidden_labels())
+    """What is known of the clips at a root and stands in no table: only to measure precision."""
+    files: Callable[[str, Any], tuple[list[str], list[str]]] | None = None
+    """The few files that a digest of a root must follow, by content and by size; None: every one below the root."""
     missing: MissingPolicy = "error"
     """What becomes of a clip without a file, unless the caller says otherwise."""
 
@@ -157,6 +169,35 @@ CORPORA: dict[str, CorpusInfo] = {
             tut2017.Tut2017Options,
             clips=tut2017.read_tut2017,
         ),
+        CorpusInfo(
+            "clips_table",
+            "clips that raysem built or packed",
+            "those of the corpora inside",
+            built.CLIPS_NEED,
+            built.ClipsTableOptions,
+            clips=built.read_clips_table,
+            hidden=built.read_hidden_labels,
+            files=built.clips_table_files,
+        ),
+        CorpusInfo(
+            "captions_table",
+            "captions that raysem built",
+            "those of the corpora inside",
+            built.CAPTIONS_NEED,
+            built.CaptionsTableOptions,
+            captions=built.read_captions_table,
+            hidden=built.read_hidden_labels,
+            files=built.captions_table_files,
+        ),
+        CorpusInfo(
+            "synthetic",
+            "the embedded default: sounds made by arithmetic, 35 classes, in four parts with captions",
+            "none is needed",
+            "nothing: it is made below the output; clips_table reads its parts",
+            synthetic.SyntheticSettings,
+            make=synthetic.build_synthetic,
+            sources=synthetic.SOURCES,
+        ),
     )
 }
 
@@ -187,6 +228,8 @@ def open_corpus(
 ) -> tuple[Iterator[pa.Table], RowCheck]:
     """The clips of a corpus as a stream of tables, and the check that holds rejects and captions once it is read."""
     info, settings = find_corpus(name), corpus_options(name, options)
+    if info.make is not None:
+        raise ConfigError(f"corpus {name!r} is made, not read; `raysem corpus build {name}` makes it")
     if info.clips is None:
         raise ConfigError(f"corpus {name!r} has no audio, only captions")
     check = RowCheck(missing=missing or info.missing)
@@ -215,24 +258,32 @@ def build_corpus(
     options: Mapping[str, Any] | Settings | None = None,
     *,
     missing: MissingPolicy | None = None,
-    rows_per_shard: int = 2000,
+    rows_per_shard: int | None = None,
     max_shard_mib: float = 512,
 ) -> dict[str, Any]:
-    """Read a corpus, check every row, and write its tables below `output`.
+    """Read a corpus, check every row, and write its tables below `output`; or make it there, where it is made.
 
-    `clips/shard_*.parquet` with `clips/manifest.json` (corpora with audio), `captions.parquet`, `rejects.parquet`, and
-    `corpus.json` with the summary that is returned, written last.
+    `clips/shard_*.parquet` with `clips/manifest.json` (corpora with audio), `captions.parquet`, `rejects.parquet`,
+    hidden labels where the corpus has such, and `corpus.json` with the summary that is returned, written last.
 
     Args:
+        root: where the corpus is; empty for one that is made.
         options: the corpus's own options, as its class of settings or as a mapping.
         missing: what becomes of a clip without a file: "error" stops, "reject" puts it into rejects, "keep" leaves it
             in the clips table for the embedding stage to find. None: as the corpus says.
+        rows_per_shard: None: 2000, or what the options of a corpus that is made say.
 
     Raises:
         DataError: the root or a row is wrong; one line with file and row.
     """
     info, settings = find_corpus(name), corpus_options(name, options)
     target = storage.absolute(output)
+    if info.make is not None:
+        if root or missing or rows_per_shard:
+            raise ConfigError(f"corpus {name!r} is made from its options alone, without root, missing, rows_per_shard")
+        return info.make(settings, target)
+    if not root:
+        raise ConfigError(f"corpus {name!r}: needs a root; there must be {info.root}")
     started = time.monotonic()
     storage.delete(storage.join(target, SUMMARY))
     num_clips = num_shards = 0
@@ -244,7 +295,8 @@ def build_corpus(
     else:
         tables, check = open_corpus(name, root, settings, missing=missing)
         clips_folder = storage.join(target, "clips")
-        manifest = write_shards(tables, clips_folder, rows_per_shard=rows_per_shard, max_shard_mib=max_shard_mib)
+        rows = ROWS_PER_SHARD if rows_per_shard is None else rows_per_shard
+        manifest = write_shards(tables, clips_folder, rows_per_shard=rows, max_shard_mib=max_shard_mib)
         if not check.num_clips:
             storage.delete(clips_folder)
         require_clips(check, name, root)
@@ -252,7 +304,8 @@ def build_corpus(
         outcomes.update(outcome for _, outcome, _ in check.rejects)
         texts = captions_table(check.captions.values())
         storage.write_table(storage.join(target, "rejects.parquet"), rejects_table(check.rejects, STAGE))
-    storage.write_table(storage.join(target, "captions.parquet"), texts)
+    storage.write_table(storage.join(target, built.CAPTIONS_FILE), texts)
+    write_hidden_labels(target, info.hidden(root))
     summary = {
         "corpus": name,
         "root": storage.absolute(root),

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import IO, Annotated, Any, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BeforeValidator
 
 from raysem import storage
@@ -215,6 +217,18 @@ def open_text(location: str, *, encoding: str = "utf-8-sig") -> Iterator[IO[str]
         raise DataError(f"{location}: not {encoding.removesuffix('-sig').upper()} text ({error.reason})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{location}: cannot be read ({error})") from error
+
+
+@contextmanager
+def open_parquet(location: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file; DataError names it when it cannot be read."""
+    try:
+        with storage.open_read(location) as handle:
+            yield pq.ParquetFile(handle)
+    except FileNotFoundError:
+        raise DataError(f"{location}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{location}: not a readable Parquet file ({' '.join(str(error).split())})") from error
 
 
 def read_csv(

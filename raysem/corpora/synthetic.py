@@ -35,6 +35,7 @@ import pyarrow as pa
 from raysem import storage
 from raysem.config import digest
 from raysem.corpora.broken import BrokenClip, write_broken_clips
+from raysem.corpora.built import CAPTIONS_FILE, HIDDEN_CAPTION_LABELS_FILE, HIDDEN_LABELS_FILE
 from raysem.corpora.encoding import encode
 from raysem.corpora.shards import MANIFEST, write_shards
 from raysem.corpora.synthetic_plans import (
@@ -54,6 +55,15 @@ __all__ = ["PART_NAMES", "SyntheticSettings", "build_synthetic", "plan_clips", "
 
 # Shapes: T samples, C channels.
 log = logging.getLogger(__name__)
+
+SOURCES: dict[str, tuple[str, dict[str, str]]] = {
+    "teacher": ("clips_table", {"part": "teacher"}),
+    "held_out": ("clips_table", {"part": "validation"}),
+    "wild": ("clips_table", {"part": "wild"}),
+    "test": ("clips_table", {"part": "test"}),
+    "captions": ("captions_table", {}),
+}
+"""What a recipe may take of this corpus: the reader of its folder, and its options."""
 
 VERSION = 1
 """Raised when the same settings would give other sounds, so that old folders are built again."""
@@ -172,7 +182,7 @@ def _write_part(
 ) -> None:
     folder = storage.join(output, part, "clips")
     finished = storage.exists(storage.join(folder, MANIFEST))
-    hidden = storage.join(output, "hidden_labels.parquet")
+    hidden = storage.join(output, HIDDEN_LABELS_FILE)
     if finished and (part != "wild" or storage.exists(hidden)):
         return
     with tempfile.TemporaryDirectory(prefix="raysem-synthetic-") as scratch:
@@ -273,8 +283,8 @@ def _write_captions(captions: list[CaptionPlan], output: str) -> None:
     table = pa.table({"caption_id": ids, "text": texts, "source": sources}, schema=CAPTIONS)
     labels = [list(plan.labels) for plan in captions]
     hidden = pa.table({"caption_id": ids, "labels": labels}, schema=HIDDEN_CAPTION_LABELS)
-    storage.write_table(storage.join(output, "captions.parquet"), table)
-    storage.write_table(storage.join(output, "hidden_caption_labels.parquet"), hidden)
+    storage.write_table(storage.join(output, CAPTIONS_FILE), table)
+    storage.write_table(storage.join(output, HIDDEN_CAPTION_LABELS_FILE), hidden)
 
 
 def _is_at(location: str, wanted: str) -> bool:

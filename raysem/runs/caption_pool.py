@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from raysem import storage
 from raysem.errors import DataError
-from raysem.runs.roles import CAPTIONS_PER_SHARD, caption_shards
-from raysem.tables import CAPTIONS
-
-LABELS = pa.schema([("caption_id", pa.string()), ("labels", pa.list_(pa.string()))])
+from raysem.runs.roles import caption_shards, write_captions
 
 
 def build(folder: storage.Location, parts: Sequence[storage.Location]) -> dict[str, Any]:
@@ -25,13 +20,7 @@ def build(folder: storage.Location, parts: Sequence[storage.Location]) -> dict[s
                 texts.setdefault(row["caption_id"], row)
         for row in storage.read_table(storage.join(part, "caption_labels.parquet")).to_pylist():
             labels.setdefault(row["caption_id"], set()).update(row["labels"])
-    ids = sorted(texts)
-    if not ids:
+    if not texts:
         raise DataError(f"{', '.join(parts)}: no caption; give corpora.captions, or captions to corpora.teacher")
-    for start in range(0, len(ids), CAPTIONS_PER_SHARD):
-        rows = [texts[key] for key in ids[start : start + CAPTIONS_PER_SHARD]]
-        name = f"shard_{start // CAPTIONS_PER_SHARD:05d}.parquet"
-        storage.write_table(storage.join(folder, "captions", name), pa.Table.from_pylist(rows, schema=CAPTIONS))
-    known = [{"caption_id": key, "labels": sorted(labels.get(key, ()))} for key in ids]
-    storage.write_table(storage.join(folder, "caption_labels.parquet"), pa.Table.from_pylist(known, schema=LABELS))
-    return {"captions": len(ids)}
+    write_captions(folder, texts, labels)
+    return {"captions": len(texts)}

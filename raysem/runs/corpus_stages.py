@@ -28,8 +28,8 @@ def corpus_stages(recipe: CurateAndTrainRecipe, output: storage.Location) -> dic
         "captions": corpora.captions,
     }
     parts |= {f"evaluation/{name}": (source,) for name, source in corpora.evaluation.items()}
-    synthetic = None
-    if any(source.corpus == roles.SYNTHETIC for sources in parts.values() for source in sources):
+    synthetic, digests = None, dict[str, str]()
+    if any(source.is_made for sources in parts.values() for source in sources):
         if corpora.synthetic is None:
             raise ConfigError("corpora.synthetic: is missing, and a source has corpus: synthetic")
         settings = corpora.synthetic
@@ -39,7 +39,7 @@ def corpus_stages(recipe: CurateAndTrainRecipe, output: storage.Location) -> dic
         stages["synthetic"] = synthetic
     for name, sources in parts.items():
         if sources:
-            stages[name] = _part(recipe, output, name, sources, synthetic)
+            stages[name] = _part(recipe, output, name, sources, synthetic, digests)
     return stages
 
 
@@ -66,21 +66,22 @@ def _part(
     name: str,
     sources: Sequence[roles.CorpusSource],
     synthetic: Stage | None,
+    digests: dict[str, str],
 ) -> Stage:
-    needs = synthetic if any(source.corpus == roles.SYNTHETIC for source in sources) else None
+    needs = synthetic if any(source.is_made for source in sources) else None
 
     def run(folder: storage.Location) -> dict[str, Any]:
+        made = needs.folder(output) if needs else ""
         return roles.build_part(
             folder,
-            sources,
+            [source.read_from(made) for source in sources],
             seed=recipe.seed,
             rows_per_shard=recipe.corpora.rows_per_shard,
-            synthetic=needs.folder(output) if needs else None,
             hide_labels=name == "wild",
         )
 
     settings = {
-        "sources": [roles.identity(source) for source in sources],
+        "sources": [roles.identity(source, digests) for source in sources],
         "seed": recipe.seed,
         "rows_per_shard": recipe.corpora.rows_per_shard,
     }

@@ -7,28 +7,25 @@ what is known of the labels, put aside: `caption_labels.parquet`, `clip_labels.p
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
 from raysem import config, storage
 from raysem.config import Settings
 from raysem.corpora.registry import corpus_options, find_corpus, open_corpus, read_corpus, require_clips
+from raysem.corpora.root_digest import digest_below, digest_of_files
 from raysem.corpora.rows import STAGE, MissingPolicy, caption_id, rejects_table
-from raysem.corpora.shards import read_manifest, write_shards
+from raysem.corpora.shards import read_manifest, shard_name, write_shards
 from raysem.errors import ConfigError, DataError
-from raysem.tables import CAPTIONS, CLIPS, REJECTS, conform
+from raysem.tables import CAPTIONS, CLIPS, REJECTS
 from raysem.text.prompts import clean_label
 
-SYNTHETIC = "synthetic"
-SYNTHETIC_PARTS = ("teacher", "held_out", "wild", "test", "captions")
-CLIPS_TABLE = "clips_table"
 LABEL_TEMPLATES = (
     "the sound of {label}",
     "a recording of {label}",
@@ -37,14 +34,14 @@ LABEL_TEMPLATES = (
     "someone recorded {label} nearby",
 )
 CAPTIONS_PER_SHARD = 20_000
-HASHED_FILE_BYTES = 16 * 2**20
+CAPTION_LABELS = pa.schema([("caption_id", pa.string()), ("labels", pa.list_(pa.string()))])
 
 
 class CorpusSource(Settings):
     """One source of a part, and which of its clips are taken."""
 
     corpus: str
-    """A corpus by name (`raysem corpus list`); `synthetic`; or `clips_table`, a folder that raysem built or packed."""
+    """A corpus by name (`raysem corpus list`)."""
     root: str = ""
     options: dict[str, Any] = Field(default_factory=dict)
     """The corpus reader's own options."""
@@ -97,17 +94,33 @@ class CorpusSource(Settings):
 
     @model_validator(mode="after")
     def _is_complete(self) -> CorpusSource:
-        if self.corpus == SYNTHETIC:
-            if self.part not in SYNTHETIC_PARTS:
-                raise ValueError(f"part: expected one of {', '.join(SYNTHETIC_PARTS)}, got {self.part!r}")
-        elif not self.root:
-            raise ValueError(f"root: is needed for corpus {self.corpus}")
-        elif self.corpus != CLIPS_TABLE:
-            try:
+        try:
+            info = find_corpus(self.corpus)
+            if not self.is_made:
                 corpus_options(self.corpus, self.options)
-            except ConfigError as error:
-                raise ValueError(str(error)) from None
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        if self.is_made and (self.root or self.options):
+            raise ValueError(f"corpus {self.corpus} is made by the run: root and options have no meaning")
+        if self.is_made and self.part not in info.sources:
+            raise ValueError(f"part: expected one of {', '.join(info.sources)}, got {self.part!r}")
+        if self.part and not self.is_made:
+            raise ValueError(f"part: corpus {self.corpus} has no parts")
+        if not self.root and not self.is_made:
+            raise ValueError(f"root: is needed for corpus {self.corpus}")
         return self
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the run makes this corpus, where others are read from a root."""
+        return find_corpus(self.corpus).make is not None
+
+    def read_from(self, made: storage.Location) -> CorpusSource:
+        """This source as it can be read: a part of a corpus that is made becomes a table of the folder `made`."""
+        if not self.is_made:
+            return self
+        corpus, options = find_corpus(self.corpus).sources[self.part]
+        return self.model_copy(update={"corpus": corpus, "options": options, "root": made, "part": ""})
 
     @property
     def is_filtered(self) -> bool:
@@ -115,28 +128,25 @@ class CorpusSource(Settings):
         return bool(self.folds or self.splits or self.labels or self.share != (0.0, 1.0) or self.captions != "keep")
 
 
-def identity(source: CorpusSource) -> dict[str, Any]:
+def identity(source: CorpusSource, digests: dict[str, str]) -> dict[str, Any]:
     """What a stage's digest says of a source: its settings and, on a disk, the files at its root.
 
-    A file counts by its relative path and size, a small table by its bytes. Behind a URI only the settings count:
-    nothing there is listed.
+    A file counts by its relative path and size, a small table by its bytes; of tables that raysem built, the manifest
+    and the shards' sizes count. Behind a URI only the settings count: nothing there is listed.
+
+    Args:
+        digests: of the roots listed so far; several sources of one root list it once.
     """
     content = config.plain(source)
     if not source.root or storage.is_remote(source.root) or not Path(source.root).exists():
         return content
-    root, sha = Path(source.root), hashlib.sha256()
-    for path in [root] if root.is_file() else _files_below(root):
-        size = path.stat().st_size if path.exists() else -1
-        sha.update(f"{path.relative_to(root)}\0{size}\0".encode())
-        if path.suffix in (".csv", ".json", ".gz", ".tsv", ".txt") and 0 <= size <= HASHED_FILE_BYTES:
-            sha.update(hashlib.sha256(path.read_bytes()).digest())
-    return content | {"files": sha.hexdigest()[:16]}
-
-
-def _files_below(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        yield from (Path(folder, name) for name in sorted(files))
+    files = find_corpus(source.corpus).files
+    if files is None:
+        if source.root not in digests:
+            digests[source.root] = digest_below(source.root)
+        return content | {"files": digests[source.root]}
+    by_content, by_size = files(source.root, corpus_options(source.corpus, source.options))
+    return content | {"files": digest_of_files(source.root, by_content, by_size)}
 
 
 def part_of(sources: Sequence[CorpusSource], fraction: float) -> tuple[CorpusSource, ...]:
@@ -155,7 +165,6 @@ def build_part(
     *,
     seed: int,
     rows_per_shard: int,
-    synthetic: storage.Location | None,
     hide_labels: bool,
 ) -> dict[str, Any]:
     """Write one part below `folder`; `hide_labels` takes labels and captions out of the clips table.
@@ -163,45 +172,54 @@ def build_part(
     Raises:
         DataError: a source is wrong, or no clip and no caption is left.
     """
-    rejects: list[pa.Table] = []
-    labels_of_captions: dict[str, tuple[str, str, set[str]]] = {}
-    labels_of_clips: list[pa.Table] = []
+    hidden = [find_corpus(source.corpus).hidden(source.root) for source in sources]
+    rejects, labels_of_clips = [REJECTS.empty_table()], [CLIPS.empty_table().select(["clip_id", "labels"])]
+    texts, labels_of_captions = dict[str, dict[str, str]](), defaultdict[str, set[str]](set)
 
     def tables() -> Iterator[pa.Table]:
-        for source in sources:
-            for table, captions, refused in _read(source, synthetic):
+        for source, known in zip(sources, hidden, strict=True):
+            for table, captions, refused in _read(source):
                 rejects.append(refused)
                 for row in captions.to_pylist():
-                    labels_of_captions.setdefault(row["caption_id"], (row["text"], row["source"], set()))
+                    texts.setdefault(row["caption_id"], row)
                 kept = _captioned(_filtered(table, source, seed), source, seed)
-                labels_of_clips.append(_known_labels(kept, source, synthetic))
+                labels_of_clips.append(known.of_clips(kept))
                 if hide_labels:
                     kept = _without(kept, ("labels", "captions"))
                 else:
-                    _collect_captions(kept, labels_of_captions)
+                    _collect_captions(kept, texts, labels_of_captions)
                 yield kept
 
     written = write_shards(tables(), storage.join(folder, "clips"), rows_per_shard=rows_per_shard)
-    if synthetic is not None:
-        _add_hidden_caption_labels(labels_of_captions, synthetic)
-    ids = sorted(labels_of_captions)
-    for start in range(0, len(ids), CAPTIONS_PER_SHARD):
-        rows = [
-            {"caption_id": key, "text": labels_of_captions[key][0], "source": labels_of_captions[key][1]}
-            for key in ids[start : start + CAPTIONS_PER_SHARD]
-        ]
-        name = f"shard_{start // CAPTIONS_PER_SHARD:05d}.parquet"
-        storage.write_table(storage.join(folder, "captions", name), pa.Table.from_pylist(rows, schema=CAPTIONS))
-    known = [{"caption_id": key, "labels": sorted(labels_of_captions[key][2])} for key in ids]
-    schema = pa.schema([("caption_id", pa.string()), ("labels", pa.list_(pa.string()))])
-    storage.write_table(storage.join(folder, "caption_labels.parquet"), pa.Table.from_pylist(known, schema=schema))
-    clip_labels = pa.concat_tables(labels_of_clips) if labels_of_clips else _without(CLIPS.empty_table(), ())
-    storage.write_table(storage.join(folder, "clip_labels.parquet"), clip_labels.select(["clip_id", "labels"]))
-    refused = pa.concat_tables([REJECTS.empty_table(), *rejects])
+    for known in hidden:
+        for key in texts.keys() & known.captions.keys():
+            labels_of_captions[key].update(known.captions[key])
+    write_captions(folder, texts, labels_of_captions)
+    storage.write_table(storage.join(folder, "clip_labels.parquet"), pa.concat_tables(labels_of_clips))
+    refused = pa.concat_tables(rejects)
     storage.write_table(storage.join(folder, "rejects.parquet"), refused)
-    if not written.rows and not ids:
+    if not written.rows and not texts:
         raise DataError(f"{', '.join(source.corpus for source in sources)}: no clip is left after the filters")
-    return {"clips": written.rows, "shards": len(written.shards), "captions": len(ids), "rejected": len(refused)}
+    return {"clips": written.rows, "shards": len(written.shards), "captions": len(texts), "rejected": len(refused)}
+
+
+def write_captions(
+    folder: storage.Location, texts: Mapping[str, Mapping[str, str]], labels: Mapping[str, Collection[str]]
+) -> None:
+    """Write `captions/` in shards and, put aside, `caption_labels.parquet`; both sorted by `caption_id`.
+
+    Args:
+        texts: rows of the captions table, by `caption_id`.
+        labels: what is known of them, by `caption_id`; those without an entry have none.
+    """
+    ids = sorted(texts)
+    for start in range(0, len(ids), CAPTIONS_PER_SHARD):
+        rows = [dict(texts[key]) for key in ids[start : start + CAPTIONS_PER_SHARD]]
+        location = storage.join(folder, "captions", shard_name(start // CAPTIONS_PER_SHARD))
+        storage.write_table(location, pa.Table.from_pylist(rows, schema=CAPTIONS))
+    known = [{"caption_id": key, "labels": sorted(labels.get(key, ()))} for key in ids]
+    table = pa.Table.from_pylist(known, schema=CAPTION_LABELS)
+    storage.write_table(storage.join(folder, "caption_labels.parquet"), table)
 
 
 def clip_shards(folder: storage.Location) -> list[storage.Location]:
@@ -220,51 +238,16 @@ def place_of(seed: int, group: str) -> float:
     return int.from_bytes(word) / 2**64
 
 
-def _read(source: CorpusSource, synthetic: storage.Location | None) -> Iterator[tuple[pa.Table, pa.Table, pa.Table]]:
+def _read(source: CorpusSource) -> Iterator[tuple[pa.Table, pa.Table, pa.Table]]:
     """(clips, captions without a clip, rejects), a piece at a time."""
-    nothing = CAPTIONS.empty_table(), REJECTS.empty_table()
-    if source.corpus == SYNTHETIC and synthetic is not None and source.part == "captions":
-        texts = storage.read_table(storage.join(synthetic, "captions.parquet"))
-        ids = pa.array([caption_id(text) for text in texts["text"].to_pylist()], pa.string())
-        yield CLIPS.empty_table(), texts.set_column(0, CAPTIONS.field(0), ids), REJECTS.empty_table()
+    if find_corpus(source.corpus).captions is not None:
+        yield read_corpus(source.corpus, source.root, source.options)
         return
-    if source.corpus == SYNTHETIC:
-        if synthetic is None:
-            raise DataError("corpus synthetic: the recipe has no corpora.synthetic section")
-        where = storage.join(synthetic, "validation" if source.part == "held_out" else source.part)
-    elif source.corpus == CLIPS_TABLE:
-        where = source.root
-    else:
-        if find_corpus(source.corpus).captions is not None:
-            yield read_corpus(source.corpus, source.root, source.options)
-            return
-        tables, check = open_corpus(source.corpus, source.root, source.options, missing=source.missing)
-        for table in tables:
-            yield table, *nothing
-        require_clips(check, source.corpus, source.root)
-        yield CLIPS.empty_table(), CAPTIONS.empty_table(), rejects_table(check.rejects, STAGE)
-        return
-    for file in read_manifest(where).files:
-        yield conform(storage.read_table(file), CLIPS, file), *nothing
-
-
-def _add_hidden_caption_labels(found: dict[str, tuple[str, str, set[str]]], synthetic: storage.Location) -> None:
-    """What the synthetic captions were written for; like a clip's hidden labels, only to measure precision."""
-    texts = storage.read_table(storage.join(synthetic, "captions.parquet"), ["caption_id", "text"]).to_pylist()
-    text_of = {row["caption_id"]: row["text"] for row in texts}
-    hidden = storage.read_table(storage.join(synthetic, "hidden_caption_labels.parquet"), ["caption_id", "labels"])
-    for row in hidden.to_pylist():
-        entry = found.get(caption_id(text_of[row["caption_id"]]))
-        if entry is not None:
-            entry[2].update(row["labels"])
-
-
-def _known_labels(table: pa.Table, source: CorpusSource, synthetic: storage.Location | None) -> pa.Table:
-    """clip_id and labels; those of the synthetic pool stand in a file of their own."""
-    if source.corpus != SYNTHETIC or source.part != "wild" or synthetic is None:
-        return table.select(["clip_id", "labels"])
-    hidden = storage.read_table(storage.join(synthetic, "hidden_labels.parquet"), ["clip_id", "labels"])
-    return hidden.filter(pc.is_in(hidden["clip_id"], value_set=table["clip_id"].combine_chunks()))
+    tables, check = open_corpus(source.corpus, source.root, source.options, missing=source.missing)
+    for table in tables:
+        yield table, CAPTIONS.empty_table(), REJECTS.empty_table()
+    require_clips(check, source.corpus, source.root)
+    yield CLIPS.empty_table(), CAPTIONS.empty_table(), rejects_table(check.rejects, STAGE)
 
 
 def _filtered(table: pa.Table, source: CorpusSource, seed: int) -> pa.Table:
@@ -307,11 +290,13 @@ def _captioned(table: pa.Table, source: CorpusSource, seed: int) -> pa.Table:
     return table.set_column(position, CLIPS.field("captions"), pa.array(captions, CLIPS.field("captions").type))
 
 
-def _collect_captions(table: pa.Table, found: dict[str, tuple[str, str, set[str]]]) -> None:
+def _collect_captions(table: pa.Table, texts: dict[str, dict[str, str]], labels: dict[str, set[str]]) -> None:
     for row in table.select(["captions", "labels", "source"]).to_pylist():
         for text in row["captions"] or ():
-            entry = found.setdefault(caption_id(text), (" ".join(text.split()), row["source"] or "", set()))
-            entry[2].update(row["labels"] or ())
+            key = caption_id(text)
+            found = {"caption_id": key, "text": " ".join(text.split()), "source": row["source"] or ""}
+            texts.setdefault(key, found)
+            labels[key].update(row["labels"] or ())
 
 
 def _without(table: pa.Table, names: Sequence[str]) -> pa.Table:

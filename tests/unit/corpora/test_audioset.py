@@ -124,9 +124,7 @@ def test_missing_parts_and_folders_are_named(audioset: Path, tmp_path: Path):
     with pytest.raises(DataError, match=r"audio2: no such folder"):
         list(read_audioset(str(audioset), AudioSetOptions(audio_folder="audio2")))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        DataError, match="no table of balanced_train, unbalanced_train, eval; at this root"
-    ):
+    with pytest.raises(DataError, match="no table of balanced_train, unbalanced_train, eval; at this root"):
         list(read_audioset(str(tmp_path / "empty")))
 
 

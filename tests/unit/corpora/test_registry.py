@@ -13,12 +13,15 @@ NAMES = [
     "audiocaps",
     "audioset",
     "captions",
+    "captions_table",
+    "clips_table",
     "clotho",
     "esc50",
     "folder",
     "fsd50k",
     "macs",
     "parquet",
+    "synthetic",
     "tut2017",
     "urbansound8k",
     "webdataset",
@@ -29,7 +32,7 @@ def test_the_list_tells_of_each_corpus_what_it_is_its_licence_and_its_root():
     assert [info.name for info in list_corpora()] == NAMES
     for info in list_corpora():
         assert all((info.title, info.licence, info.root))
-        assert (info.clips is None) != (info.captions is None)
+        assert [info.clips, info.captions, info.make].count(None) == 2
 
 
 def test_an_unknown_corpus_is_answered_with_the_names_there_are():
@@ -37,7 +40,7 @@ def test_an_unknown_corpus_is_answered_with_the_names_there_are():
         find_corpus("esc")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"synthetic"}))
 def test_every_corpus_says_what_a_wrong_root_lacks(name: str, tmp_path: Path):
     for root in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(DataError) as caught:
@@ -88,6 +91,28 @@ def test_a_failed_build_leaves_no_summary(root: Path, tmp_path: Path):
         build_corpus("folder", str(root), out, {"csv": "t.csv"})
     assert not storage.exists(f"{out}/corpus.json")
     assert not storage.exists(f"{out}/clips/manifest.json")
+
+
+def test_the_synthetic_corpus_is_made_from_its_options_and_its_parts_are_tables(tmp_path: Path):
+    options = {"teacher_clips": 2, "wild_clips": 3, "test_clips_per_class": 1, "validation_clips": 1}
+    options |= {"extra_captions": 2, "min_seconds": 0.5, "max_seconds": 0.6, "broken_share": 0}
+    out = str(tmp_path / "out")
+    assert build_corpus("synthetic", "", out, options)["clips"]["wild"] == 3
+    info = find_corpus("synthetic")
+    for name, (corpus, chosen) in info.sources.items():
+        clips, captions, _ = read_corpus(corpus, out, chosen)
+        assert len(clips) == {"teacher": 2, "held_out": 1, "wild": 3, "test": 15, "captions": 0}[name]
+        assert bool(len(captions)) == (name in ("teacher", "held_out", "captions"))
+    assert len(find_corpus("clips_table").hidden(out).clips) == 3
+    with pytest.raises(ConfigError, match="corpus 'synthetic' is made from its options alone"):
+        build_corpus("synthetic", out, out)
+    with pytest.raises(ConfigError, match="corpus 'synthetic' is made, not read"):
+        open_corpus("synthetic", out)
+
+
+def test_a_corpus_that_is_read_needs_a_root(tmp_path: Path):
+    with pytest.raises(ConfigError, match="corpus 'esc50': needs a root; there must be meta/esc50"):
+        build_corpus("esc50", "", str(tmp_path / "out"))
 
 
 def test_captions_alone_make_only_a_captions_table(root: Path, tmp_path: Path):

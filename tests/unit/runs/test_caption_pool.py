@@ -35,7 +35,7 @@ def test_the_pool_does_not_depend_on_the_order_of_parts_but_for_the_spelling(tmp
 
 
 def test_a_large_pool_is_cut_into_shards_in_order(tmp_path: Path, write_part, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(caption_pool, "CAPTIONS_PER_SHARD", 2)
+    monkeypatch.setattr(roles, "CAPTIONS_PER_SHARD", 2)
     part = write_part(tmp_path / "a", captions={f"caption {index}": [] for index in range(5)})
     caption_pool.build(str(tmp_path / "pool"), [part])
     files = roles.caption_shards(str(tmp_path / "pool"))

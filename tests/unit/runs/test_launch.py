@@ -78,7 +78,7 @@ def users_mistake(answer: tuple[int, str, str]) -> str:
         ("variants={a: 3}", "variants.a: expected a mapping, got 3"),
         ("corpora.wild=[]", "corpora.wild: "),
         ("corpora.wild.0.part=wilds", "corpora.wild.0: part: expected one of"),
-        ("corpora.wild.0.corpus=esc5", "corpora.wild.0: root: is needed for corpus esc5"),
+        ("corpora.wild.0.corpus=esc5", "corpora.wild.0: no corpus 'esc5'; there are"),
         ("corpora.wild=[{corpus: esc5, root: x}]", "corpora.wild.0: no corpus 'esc5'; there are"),
         ("corpora.wild=[{corpus: clips_table, root: nowhere}]", "corpora.wild: root nowhere: no such file or folder"),
         ("corpora.synthetic=null", "corpora.synthetic: is missing"),

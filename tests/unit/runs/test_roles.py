@@ -11,10 +11,11 @@ import soundfile
 
 from raysem import storage
 from raysem.config import build
+from raysem.corpora.built import HiddenLabels, write_hidden_labels
 from raysem.corpora.rows import caption_id
 from raysem.errors import ConfigError, DataError
 from raysem.runs import roles
-from raysem.runs.roles import CorpusSource, build_part, identity, part_of, place_of
+from raysem.runs.roles import CorpusSource, build_part, part_of, place_of
 from raysem.tables import CAPTIONS, CLIPS
 
 
@@ -22,8 +23,16 @@ def source(**content: Any) -> CorpusSource:
     return build(CorpusSource, {"corpus": "clips_table", "root": "/x", **content})
 
 
+def identity(settings: CorpusSource) -> dict[str, Any]:
+    return roles.identity(settings, {})
+
+
+def part_of_made(name: str) -> CorpusSource:
+    return build(CorpusSource, {"corpus": "synthetic", "part": name})
+
+
 def make(folder: Path, *sources: CorpusSource, hide: bool = False, seed: int = 0, rows: int = 2) -> dict[str, Any]:
-    return build_part(str(folder), sources, seed=seed, rows_per_shard=rows, synthetic=None, hide_labels=hide)
+    return build_part(str(folder), sources, seed=seed, rows_per_shard=rows, hide_labels=hide)
 
 
 def clips_of(folder: Path) -> list[dict[str, Any]]:
@@ -58,6 +67,12 @@ def table(tmp_path: Path, write_part) -> str:
         ({"corpus": "esc50"}, "root: is needed for corpus esc50"),
         ({"corpus": "esc50", "root": "/x", "options": {"fold": 1}}, "corpus esc50: fold: no such key"),
         ({"corpus": "synthetic", "part": "wilds"}, "part: expected one of teacher, held_out, wild, test, captions"),
+        (
+            {"corpus": "synthetic", "part": "wild", "root": "/x"},
+            "corpus synthetic is made by the run: root and",
+        ),
+        ({"corpus": "esc50", "root": "/x", "part": "wild"}, "part: corpus esc50 has no parts"),
+        ({"corpus": "clips_table", "root": "/x", "options": {"prt": "a"}}, "corpus clips_table: prt: no such key"),
         ({"corpus": "clips_table", "root": "/x", "share": [0.5, 0.5]}, "share: expected [low, high]"),
         ({"corpus": "clips_table", "root": "/x", "group_pattern": "("}, "group_pattern: not a regular expression"),
         ({"corpus": "clips_table", "root": "/x", "group_pattern": "a"}, "group_pattern: needs a group"),
@@ -88,6 +103,40 @@ def test_the_pool_has_neither_labels_nor_captions_which_lie_beside_it(table: str
     hidden = storage.read_table(str(tmp_path / "part" / "clip_labels.parquet")).to_pylist()
     assert len(hidden) == 10
     assert hidden[1] == {"clip_id": "rec0-1", "labels": ["dog_bark"]}
+
+
+def test_labels_hidden_beside_a_table_are_put_aside_and_never_in_the_clips(table: str, tmp_path: Path):
+    hidden = pa.table({"clip_id": ["rec0-0", "rec0-1"], "labels": [["Siren"], []]})
+    write_hidden_labels(table, HiddenLabels(hidden, {caption_id("caption 1"): ("Wind",)}))
+    for hide in (True, False):
+        make(tmp_path / str(hide), source(root=table), hide=hide)
+        known = storage.read_table(str(tmp_path / str(hide) / "clip_labels.parquet")).to_pylist()
+        assert [row["labels"] for row in known[:3]] == [["Siren"], [], ["Rain"]]
+        assert "Siren" not in str(clips_of(tmp_path / str(hide)))
+    texts = storage.read_table(str(tmp_path / "False" / "caption_labels.parquet")).to_pylist()
+    assert ["Wind" in row["labels"] for row in texts] == [row["caption_id"] == caption_id("caption 1") for row in texts]
+
+
+def test_the_parts_of_the_synthetic_corpus_are_tables_of_its_folder(tmp_path: Path, write_part):
+    made = str(tmp_path / "made")
+    write_part(f"{made}/wild", [{"clip_id": "wild_0", "labels": []}])
+    write_part(f"{made}/validation", [{"clip_id": "validation_0", "captions": ["rain falls"]}])
+    texts = pa.table({"caption_id": ["caption_0"], "text": ["rain falls"], "source": ["pool"]})
+    storage.write_table(f"{made}/captions.parquet", texts)
+    hidden = pa.table({"clip_id": ["wild_0"], "labels": [["Rain"]]})
+    write_hidden_labels(made, HiddenLabels(hidden, {"caption_0": ("Rain",)}))
+    found = {}
+    for name in ("wild", "held_out", "captions"):
+        folder = tmp_path / name
+        make(folder, part_of_made(name).read_from(made), hide=name == "wild")
+        tables = [storage.read_table(str(folder / f"{kind}_labels.parquet")) for kind in ("clip", "caption")]
+        found[name] = [dict(zip(*table.to_pydict().values(), strict=True)) for table in tables]
+    of_caption = {caption_id("rain falls"): ["Rain"]}
+    assert found == {
+        "wild": [{"wild_0": ["Rain"]}, {}],
+        "held_out": [{"validation_0": []}, of_caption],
+        "captions": [{}, of_caption],
+    }
 
 
 @pytest.mark.parametrize(
@@ -202,19 +251,35 @@ def test_a_corpus_of_captions_alone_gives_captions_and_no_clip(tmp_path: Path):
 
 
 def test_an_identity_follows_the_files_at_the_root(tmp_path: Path):
-    (tmp_path / "below").mkdir()
-    (tmp_path / "labels.csv").write_text("a,b\n")
-    (tmp_path / "below" / "x.wav").write_bytes(b"1234")
-    before = identity(source(root=str(tmp_path)))
-    assert identity(source(root=str(tmp_path))) == before
-    (tmp_path / "labels.csv").write_text("a,c\n")  # of the same size
-    changed = identity(source(root=str(tmp_path)))
-    assert changed != before
-    (tmp_path / "below" / "x.wav").write_bytes(b"12345")
-    assert identity(source(root=str(tmp_path))) != changed
-    alone = identity(source(root=str(tmp_path / "labels.csv")))
-    (tmp_path / "labels.csv").write_text("a,d\n")
-    assert identity(source(root=str(tmp_path / "labels.csv"))) != alone
+    settings = source(corpus="folder", root=str(tmp_path))
+    (tmp_path / "x.wav").write_bytes(b"1234")
+    before = identity(settings)
+    assert identity(settings) == before
+    (tmp_path / "x.wav").write_bytes(b"12345")
+    assert identity(settings) != before
+
+
+def test_a_root_of_several_sources_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    listed: list[str] = []
+    monkeypatch.setattr(roles, "digest_below", lambda root: listed.append(root) or "x")
+    digests: dict[str, str] = {}
+    first, second = (
+        roles.identity(source(corpus="folder", root=str(tmp_path), folds=[fold]), digests) for fold in (1, 2)
+    )
+    assert listed == [str(tmp_path)]
+    assert first["files"] == second["files"] == "x"
+    assert first != second
+
+
+def test_an_identity_of_a_built_table_lists_no_audio(table: str, write_part):
+    before = identity(source(root=table))
+    Path(table, "audio").mkdir()
+    Path(table, "audio/0.wav").write_bytes(b"1")
+    assert identity(source(root=table)) == before
+    write_part(table, [{"clip_id": "other", "labels": []}])
+    assert identity(source(root=table)) != before
+    with pytest.raises(DataError, match="no manifest"):
+        identity(source(root=str(Path(table, "audio"))))
 
 
 def test_an_identity_reads_nothing_behind_a_uri_or_where_nothing_is():
