@@ -39,7 +39,8 @@ class Stage:
     """One piece of work. `run(folder)` writes below `folder`, may be called again after a kill, and returns a summary.
 
     `settings` is any JSON value: everything that changes the output and does not come from `inputs`.
-    A change of the code that changes the output raises `revision`.
+    A change of the code that changes the output raises `revision`. A stage with `needs_cluster` false does all its work
+    in this process, and runs before there is a cluster to work on.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Stage:
     settings: Any = None
     inputs: Sequence[Stage] = ()
     revision: int = 1
+    needs_cluster: bool = True
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,13 +91,19 @@ def done_record(stage: Stage, output: storage.Location) -> dict[str, Any] | None
 
 
 def run_stages(
-    stages: Sequence[Stage], output: storage.Location, *, until: str | None = None, fresh: bool = False
+    stages: Sequence[Stage],
+    output: storage.Location,
+    *,
+    until: str | None = None,
+    fresh: bool = False,
+    connect: Callable[[], None] | None = None,
 ) -> dict[str, StageResult]:
     """Run what is not finished, in order, and return every result by stage name.
 
     Args:
         until: stop after the last stage whose name is this, or begins with it and a slash.
         fresh: remove the folders of these stages first.
+        connect: called once, before the first stage that has to run and needs the cluster.
 
     Raises:
         StageError: a stage failed; what it wrote stays.
@@ -112,29 +120,37 @@ def run_stages(
             log.info("[%d/%d] %s: finished before, skipped", position, len(chosen), stage.name)
             results[stage.name] = StageResult(stage, folder, record["summary"], record["seconds"], skipped=True)
             continue
-        attempts = _count_attempt(folder)
-        again = f" (attempt {attempts})" if attempts > 1 else ""
-        log.info("[%d/%d] %s%s", position, len(chosen), stage.name, again)
-        began = time.time()
-        summary = stage.run(folder)
-        seconds = round(time.time() - began, 3)
-        storage.write_json(
-            storage.join(folder, DONE),
-            {
-                "stage": stage.name,
-                "digest": stage.digest,
-                "revision": stage.revision,
-                "settings": stage.settings,
-                "inputs": {before.name: before.digest for before in stage.inputs},
-                "attempts": attempts,
-                "seconds": seconds,
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "summary": summary,
-            },
-        )
-        log.info("[%d/%d] %s: done in %s", position, len(chosen), stage.name, duration(seconds))
-        results[stage.name] = StageResult(stage, folder, summary, seconds, skipped=False)
+        if stage.needs_cluster and connect is not None:
+            connect()
+            connect = None
+        results[stage.name] = _run_stage(stage, folder, f"[{position}/{len(chosen)}]")
     return results
+
+
+def _run_stage(stage: Stage, folder: storage.Location, place: str) -> StageResult:
+    """Run one stage and write its `_done.json`."""
+    attempts = _count_attempt(folder)
+    again = f" (attempt {attempts})" if attempts > 1 else ""
+    log.info("%s %s%s", place, stage.name, again)
+    began = time.time()
+    summary = stage.run(folder)
+    seconds = round(time.time() - began, 3)
+    storage.write_json(
+        storage.join(folder, DONE),
+        {
+            "stage": stage.name,
+            "digest": stage.digest,
+            "revision": stage.revision,
+            "settings": stage.settings,
+            "inputs": {before.name: before.digest for before in stage.inputs},
+            "attempts": attempts,
+            "seconds": seconds,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "summary": summary,
+        },
+    )
+    log.info("%s %s: done in %s", place, stage.name, duration(seconds))
+    return StageResult(stage, folder, summary, seconds, skipped=False)
 
 
 def in_order(stages: Sequence[Stage]) -> list[Stage]:

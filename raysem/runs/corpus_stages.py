@@ -1,4 +1,7 @@
-"""The stages that read corpora, one for each part of a run, and the one that joins the pool of captions."""
+"""The stages that read corpora, one for each part of a run, and the one that joins the pool of captions.
+
+They run on the driver, so that what is wrong in a table is said before Ray starts.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ def corpus_stages(recipe: CurateAndTrainRecipe, output: storage.Location) -> dic
             raise ConfigError("corpora.synthetic: is missing, and a source has corpus: synthetic")
         settings = corpora.synthetic
         synthetic = Stage(
-            "corpora/synthetic", lambda folder: build_synthetic(settings, folder), settings=plain(settings)
+            "corpora/synthetic",
+            lambda folder: build_synthetic(settings, folder),
+            settings=plain(settings),
+            needs_cluster=False,
         )
         stages["synthetic"] = synthetic
     for name, sources in parts.items():
@@ -57,6 +63,7 @@ def caption_pool_stage(recipe: CurateAndTrainRecipe, output: storage.Location, c
         "captions",
         lambda folder: caption_pool.build(folder, [stage.folder(output) for stage in inputs]),
         inputs=inputs,
+        needs_cluster=False,
     )
 
 
@@ -85,4 +92,4 @@ def _part(
         "seed": recipe.seed,
         "rows_per_shard": recipe.corpora.rows_per_shard,
     }
-    return Stage(f"corpora/{name}", run, settings, inputs=[needs] if needs else [])
+    return Stage(f"corpora/{name}", run, settings, inputs=[needs] if needs else [], needs_cluster=False)

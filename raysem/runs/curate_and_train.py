@@ -388,7 +388,7 @@ class CurateAndTrain:
             return run_report.write(self.recipe, self.output, before, folder)
 
         settings = {"report": plain(self.recipe.report), "recipe": config.digest(self.recipe)}
-        return Stage("report", run, settings=settings, inputs=before)
+        return Stage("report", run, settings=settings, inputs=before, needs_cluster=False)
 
 
 def stages(recipe: CurateAndTrainRecipe, output: storage.Location) -> list[Stage]:

@@ -29,7 +29,10 @@ RecipeT = TypeVar("RecipeT", bound=config.Settings)
 
 @dataclass(frozen=True)
 class Job(Generic[RecipeT]):
-    """A job by its parts. `stages` and `preflight` start no work; `connect` starts or joins Ray."""
+    """A job by its parts. `stages` and `preflight` start no work.
+
+    `connect` starts or joins Ray; called when a stage is next that needs a cluster.
+    """
 
     name: str
     about: str
@@ -68,10 +71,10 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         found = own_error(error)
         if isinstance(found, UserError):
-            print(f"{job.name}: {found}", file=sys.stderr)
+            print(f"{job.name}: {_one_line(found)}", file=sys.stderr)
             return 2
         if found is not None:
-            print(f"{job.name}: stopped: {found}", file=sys.stderr)
+            print(f"{job.name}: stopped: {_one_line(found)}", file=sys.stderr)
             return 1
         what = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else 'no message'}"
         where = _write_traceback(storage.absolute(options.output or job.default_output))
@@ -101,6 +104,11 @@ def _as_raised(error: RaysemError) -> RaysemError:
     if error.args and isinstance(error.args[0], str):
         error.args = (error.args[0].split(RAY_DATA_ADVICE)[0], *error.args[1:])
     return error
+
+
+def _one_line(error: RaysemError) -> str:
+    """Its message; what Arrow and others say within it may have several lines."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def _write_traceback(output: storage.Location) -> str:
@@ -135,9 +143,9 @@ def _run(job: Job, options: argparse.Namespace) -> int:
         for change in write_plan(stages, output, config.plain(recipe)):
             log.info("recipe changed since the last run here: %s", change)
         storage.write_text(storage.join(output, "recipe.yaml"), config.to_yaml(recipe))
-        if options.fresh or any(done_record(stage, output) is None for stage in chosen):
-            job.connect(recipe)
-        results = run_stages(stages, output, until=options.until, fresh=options.fresh)
+        results = run_stages(
+            stages, output, until=options.until, fresh=options.fresh, connect=lambda: job.connect(recipe)
+        )
         job.finish(results, output)
     print(_closing(results, output, time.monotonic() - began))
     return 0

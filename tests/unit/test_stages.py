@@ -131,6 +131,33 @@ def test_fresh_runs_again_what_was_asked_for_and_nothing_else(calls: Calls, tmp_
     assert done_record(calls.chain()[2], str(tmp_path)) is not None
 
 
+def test_a_cluster_is_joined_once_and_only_for_a_stage_that_needs_it(tmp_path: Path):
+    made: list[str] = []
+
+    def of(name: str, *inputs: Stage, needs_cluster: bool) -> Stage:
+        def run(folder: str) -> dict[str, Any]:
+            made.append(name)
+            return {}
+
+        return Stage(name, run, inputs=inputs, needs_cluster=needs_cluster)
+
+    table = of("table", needs_cluster=False)
+    first, second = of("first", table, needs_cluster=True), of("second", table, needs_cluster=True)
+    report = of("report", first, second, needs_cluster=False)
+    listed, output = [table, first, second, report], str(tmp_path)
+    run_stages(listed, output, until="table", connect=lambda: made.append("connect"))
+    assert made == ["table"]
+    run_stages(listed, output, connect=lambda: made.append("connect"))
+    assert made == ["table", "connect", "first", "second", "report"]
+    storage.delete(report.folder(output))
+    run_stages(listed, output, connect=lambda: made.append("connect"))
+    assert made[5:] == ["report"]
+
+
+def test_where_a_stage_runs_is_no_part_of_its_digest():
+    assert Stage("a", nothing, needs_cluster=False).digest == Stage("a", nothing).digest
+
+
 def test_until_names_a_stage_or_a_group_of_them():
     listed = [Stage(name, nothing) for name in ("a", "select/x", "select/y", "selected", "b")]
     assert [stage.name for stage in stages_until(listed, None)] == ["a", "select/x", "select/y", "selected", "b"]

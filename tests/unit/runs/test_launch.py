@@ -164,7 +164,7 @@ class TinyRecipe(Settings):
 
 def tiny_job(work: Callable[[str], dict[str, Any]], connected: list[int] | None = None) -> Job[TinyRecipe]:
     def stages(recipe: TinyRecipe, output: str) -> list[Stage]:
-        first = Stage("first", lambda folder: {}, settings=config.plain(recipe))
+        first = Stage("first", lambda folder: {}, settings=config.plain(recipe), needs_cluster=False)
         return [first, Stage("second", work, inputs=[first])]
 
     return Job(
@@ -205,6 +205,8 @@ def test_a_job_runs_writes_its_recipe_and_is_skipped_by_the_next_call(
     assert "skipped: first, second" in capsys.readouterr().out
     assert connected == [1]
     assert main(job, [*tiny, "--fresh", "--until", "first"]) == 0
+    assert connected == [1], "the first stage needs no cluster"
+    assert main(job, [*tiny, "--fresh"]) == 0
     assert connected == [1, 1]
 
 
