@@ -33,7 +33,6 @@ class DoneRecord:
     outcomes: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     audio_seconds: float = 0.0
-    attempt: str = ""
     digests: Mapping[str, str] = field(default_factory=dict)  # kind -> SHA-256 of its file
 
     def __post_init__(self) -> None:
@@ -84,8 +83,10 @@ class Ledger:
 
     def _read(self, location: storage.Location) -> DoneRecord | None:
         try:
-            return DoneRecord(**storage.read_json(location))
-        except (ValueError, TypeError) as error:
+            content = storage.read_json(location)
+            content.pop("attempt", None)  # a field of older records, which are as good
+            return DoneRecord(**content)
+        except (ValueError, TypeError, AttributeError) as error:
             log.warning("%s: not a done-record (%s); its shard is made again", location, error)
             return None
 

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from raysem import config, storage
-from raysem.errors import StageError, UserError
+from raysem.errors import UserError
 from raysem.logs import duration
 
 log = logging.getLogger(__name__)
@@ -311,9 +311,3 @@ def _is_alive(held: Mapping[str, Any]) -> bool:
         except (psutil.Error, ValueError):
             return False
     return time.time() - float(held["beat"]) < STALE_SECONDS
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise a StageError unless `condition` holds."""
-    if not condition:
-        raise StageError(message)

@@ -11,6 +11,7 @@ from raysem.config import plain
 from raysem.errors import UserError
 from raysem.models.checkpoint import save_model
 from raysem.models.clap import Clap
+from raysem.models.protocol import AudioTextModel
 from raysem.models.teacher import TeacherSource, load_teacher
 from raysem.runs.curation_recipe import CurateAndTrainRecipe, TeacherSettings
 from raysem.training.loop import TrainingResult
@@ -46,10 +47,10 @@ def finish(folder: storage.Location, result: TrainingResult) -> dict[str, Any]:
     return about | {"training": result.to_json()}
 
 
-def _write(folder: storage.Location, source: TeacherSource, model: Any) -> dict[str, Any]:
+def _write(folder: storage.Location, source: TeacherSource, model: AudioTextModel) -> dict[str, Any]:
     about = {
         "source": plain(source),
-        "fingerprint": model.fingerprint if isinstance(model.fingerprint, str) else model.fingerprint(),
+        "fingerprint": model.fingerprint(),
         "sample_rate": model.sample_rate,
         "crop_samples": model.crop_samples,
         "embedding_width": model.embedding_width,

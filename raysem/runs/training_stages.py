@@ -29,7 +29,11 @@ def teacher_stage(recipe: CurateAndTrainRecipe, output: storage.Location, corpor
     """
     settings = recipe.teacher
     if settings.kind != "train":
-        return Stage(TEACHER, lambda folder: teachers.load(folder, settings), settings=teachers.identity(settings))
+        return Stage(
+            TEACHER,
+            lambda folder: run_as_task(teachers.load, folder, settings),
+            settings=teachers.identity(settings),
+        )
     for name in ("teacher", "held_out"):
         if name not in corpora:
             raise ConfigError(f"corpora.{name}: is empty, and teacher.kind train needs it")

@@ -54,6 +54,13 @@ def test_a_record_whose_file_is_gone_or_altered_does_not_count(ledger: Ledger, k
     assert ledger.records(verify=True) == {}
 
 
+def test_a_record_of_an_older_version_counts(ledger: Ledger):
+    written = finish(ledger, "a")
+    location = storage.join(ledger.folder, "done", "a.json")
+    storage.write_json(location, storage.read_json(location) | {"attempt": ""})
+    assert ledger.records(verify=True) == {"a": written}
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"shard": "a"}', '{"shard": "a", "rows": 1, "new": 2}'])
 def test_a_damaged_record_is_no_record(ledger: Ledger, content: str, caplog: pytest.LogCaptureFixture):
     finish(ledger, "b")

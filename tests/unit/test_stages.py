@@ -24,7 +24,6 @@ from raysem.stages import (
     done_record,
     in_order,
     read_lock,
-    require,
     run_lock,
     run_stages,
     stages_until,
@@ -188,12 +187,6 @@ def test_a_plan_tells_what_has_changed_since_the_last_run(calls: Calls, tmp_path
     for damaged in ("", "[]", "{}"):
         storage.write_text(storage.join(output, PLAN), damaged)
         assert write_plan(calls.chain(), output, {"seed": 1}) == []
-
-
-def test_require_raises_only_when_it_must():
-    require(True, "no")
-    with pytest.raises(StageError, match="no"):
-        require(False, "no")
 
 
 def lock_of(**changes: Any) -> dict[str, Any]:
