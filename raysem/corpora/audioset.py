@@ -67,11 +67,21 @@ def read_class_names(root: str) -> dict[str, str]:
     """Display name of each machine id, from `class_labels_indices.csv` (527) or else `ontology.json` (632)."""
     table = find_first(root, ["class_labels_indices.csv", "class_labels_indices.csv.gz"])
     if table is not None:
-        return {record.text("mid"): record.text("display_name") for record in read_csv(table, ["mid", "display_name"])}
+        return _names_in(table)
     ontology = find_first(root, ["ontology.json", "ontology/ontology.json"])
     if ontology is None:
         raise DataError(f"{root}: neither class_labels_indices.csv nor ontology.json is there for the class names")
     return {node["id"]: node["name"] for node in read_ontology(ontology)}
+
+
+def _names_in(table: str) -> dict[str, str]:
+    names, places = dict[str, str](), dict[str, str]()
+    for record in read_csv(table, ["mid", "display_name"]):
+        mid = record.text("mid")
+        if mid in names:
+            raise DataError(f"{record.place}: mid {mid!r} was already used at {places[mid]}")
+        names[mid], places[mid] = record.text("display_name"), record.place
+    return names
 
 
 def read_ontology(location: str) -> list[dict]:

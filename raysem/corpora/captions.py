@@ -61,7 +61,7 @@ def _read_table(root: str, name: str, options: CaptionOptions) -> Iterator[Capti
     source = options.source or posixpath.basename(posixpath.dirname(name)) or stem
     columns: tuple[str, ...] = ()
     for record in read_csv(storage.join(root, name), options.text_column):
-        columns = columns or options.text_column or _known_columns(record, name)
+        columns = columns or options.text_column or _known_columns(record, storage.join(root, name))
         texts = [record.values[column].strip() for column in columns]
         if columns == ("description", "title"):
             texts = [next((text for text in texts if text), "")]
@@ -70,9 +70,9 @@ def _read_table(root: str, name: str, options: CaptionOptions) -> Iterator[Capti
                 yield CaptionRow(text, source, record.place)
 
 
-def _known_columns(record: Record, name: str) -> tuple[str, ...]:
+def _known_columns(record: Record, location: str) -> tuple[str, ...]:
     for columns in KNOWN_COLUMNS:
         if all(column in record.values for column in columns):
             return columns
     there = ", ".join(record.values)
-    raise DataError(f"{name}: no column of captions is known there; name it with text_column; there are {there}")
+    raise DataError(f"{location}: no column of captions is known there; name it with text_column; there are {there}")

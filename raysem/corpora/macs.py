@@ -56,7 +56,7 @@ def _entries(table: str) -> list[Any]:
     try:
         with open_text(table) as lines:
             content = yaml.load(lines, Loader=loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise DataError(f"{table}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict) or not isinstance(content.get("files"), list):
         raise DataError(f"{table}: expected a key 'files' with a list of clips")
@@ -66,7 +66,7 @@ def _entries(table: str) -> list[Any]:
 def _captions(entry: Any, place: str) -> tuple[str, list[str]]:
     try:
         name = str(entry["filename"])
-        sentences = [str(annotation["sentence"]).strip() for annotation in entry["annotations"]]
+        sentences = [str(annotation["sentence"] or "").strip() for annotation in entry["annotations"]]
     except (KeyError, TypeError) as error:
         raise DataError(f"{place}: expected filename and annotations with a sentence each ({error})") from error
     return name, [sentence for sentence in sentences if sentence]

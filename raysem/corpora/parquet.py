@@ -9,12 +9,14 @@ Licence and folds: the data set's own. `split` is taken from names such as `trai
 from __future__ import annotations
 
 import json
+import math
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
+from pydantic import PositiveInt
 
 from raysem import storage
 from raysem.config import Settings
@@ -42,7 +44,7 @@ class ParquetOptions(Settings):
     duration_column: str | None = None
     fold_column: str | None = None
     split_column: str | None = None
-    rows_per_read: int = 64
+    rows_per_read: PositiveInt = 64
     """Rows in memory at once; they hold the audio bytes."""
 
 
@@ -170,9 +172,12 @@ class _Values:
         if column is None or self._values[column] is None:
             return None
         try:
-            return float(self._values[column])
+            number = float(self._values[column])
         except (TypeError, ValueError):
-            raise DataError(f"{self.place}: {column} is {self._values[column]!r}, expected a number") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(f"{self.place}: {column} is {self._values[column]!r}, expected a number")
+        return number
 
     def fold(self, column: str | None) -> int | None:
         number = self.number(column)

@@ -243,8 +243,7 @@ def read_corpus(
     info = find_corpus(name)
     empty = CLIPS.empty_table()
     if info.captions is not None:
-        texts = captions_table(info.captions(root, corpus_options(name, options)))
-        return empty, texts, rejects_table([], STAGE)
+        return empty, _captions(info, root, corpus_options(name, options)), rejects_table([], STAGE)
     tables, check = open_corpus(name, root, options, missing=missing)
     clips = pa.concat_tables([empty, *tables])
     require_clips(check, name, root)
@@ -289,9 +288,7 @@ def build_corpus(
     num_clips = num_shards = 0
     outcomes: Counter[str] = Counter()
     if info.captions is not None:
-        texts = captions_table(info.captions(root, settings))
-        if not len(texts):
-            raise DataError(f"{storage.absolute(root)}: no caption in the tables of {name!r}")
+        texts = _captions(info, root, settings)
     else:
         tables, check = open_corpus(name, root, settings, missing=missing)
         clips_folder = storage.join(target, "clips")
@@ -321,6 +318,14 @@ def build_corpus(
     storage.write_json(storage.join(target, SUMMARY), summary)
     log.info("corpus %s: %d clips in %d shards, %d captions", name, num_clips, num_shards, len(texts))
     return summary
+
+
+def _captions(info: CorpusInfo, root: str, settings: Settings) -> pa.Table:
+    assert info.captions is not None
+    texts = captions_table(info.captions(root, settings))
+    if not len(texts):
+        raise DataError(f"{storage.absolute(root)}: no caption in the tables of {info.name!r}")
+    return texts
 
 
 def require_clips(check: RowCheck, name: str, root: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 import os
 import posixpath
 import unicodedata
@@ -53,16 +54,19 @@ class Record:
         return value
 
     def number(self, column: str) -> float:
-        """The value as a number."""
+        """The value as a finite number."""
         try:
-            return float(self.values[column])
+            number = float(self.values[column])
         except ValueError:
-            raise DataError(f"{self.place}: {column} is {self.values[column]!r}, expected a number") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(f"{self.place}: {column} is {self.values[column]!r}, expected a number")
+        return number
 
     def whole_number(self, column: str, lowest: int, highest: int) -> int:
         """The value as an integer within both bounds."""
         value = self.values[column].strip()
-        if not value.lstrip("-").isdecimal() or not lowest <= int(value) <= highest:
+        if not value.removeprefix("-").isdecimal() or not lowest <= int(value) <= highest:
             raise DataError(f"{self.place}: {column} is {value!r}, expected a whole number from {lowest} to {highest}")
         return int(value)
 
@@ -263,6 +267,8 @@ def read_csv(
                     _check_header(location, header, required)
                 elif len(fields) != len(header):
                     raise DataError(f"{place}: {len(fields)} fields, expected {len(header)} ({', '.join(header)})")
+                elif "\0" in "".join(fields):
+                    raise DataError(f"{place}: holds a NUL character, which no text does")
                 else:
                     yield Record(dict(zip(header, fields, strict=True)), place)
         except csv.Error as error:

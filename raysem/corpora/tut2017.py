@@ -59,7 +59,10 @@ def read_tut2017(root: str, options: Tut2017Options | None = None) -> Iterator[C
         table = first_existing(folder, ["meta.txt", "evaluation_setup/evaluate.txt"], NEEDS)
         files = AudioFiles(require_folder(storage.join(folder, "audio"), f"the audio of {part}"))
         folds = _folds(folder) if part == "development" else {}
-        for name, scene, place in _lines(table, folder):
+        lines = list(_lines(table, folder))
+        if not lines:
+            raise DataError(f"{table}: is empty, expected lines of file and scene with a tab between")
+        for name, scene, place in lines:
             yield _clip(part, name, scene, place, files, folds)
 
 

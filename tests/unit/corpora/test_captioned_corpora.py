@@ -198,6 +198,8 @@ def test_macs_is_read_with_every_annotators_sentence(macs: Path):
     [
         (["files: [a"], "not valid YAML"),
         (["clips: []"], "expected a key 'files'"),
+        ([], "expected a key 'files'"),
+        (["files: []", "made: 2021-99-99"], "not valid YAML"),
         (["files:", "- filename: a.wav"], "file 1: expected filename and annotations"),
         (["files:", "- {filename: ../a.wav, annotations: []}"], "file 1: .* points outside"),
         (["files:", "- {filename: a.wav, annotations: []}"], "file 1: no audio file 'a.wav' in"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pyarrow as pa
@@ -89,6 +90,7 @@ def test_a_path_outside_the_root_is_refused_with_file_and_row(root: Path, path: 
             "row 0: column 'k' is empty",
         ),
         ({"audio": pa.array([b"x"]), "f": pa.array([1.5])}, {"fold_column": "f"}, "row 0: f is 1.5, expected a whole"),
+        ({"audio": pa.array([b"x"]), "f": pa.array([math.nan])}, {"fold_column": "f"}, "row 0: f is nan, expected a"),
         (
             {"audio": pa.array([b"x"]), "s": pa.array(["x"])},
             {"start_column": "s"},
