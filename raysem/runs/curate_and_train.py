@@ -387,7 +387,9 @@ class CurateAndTrain:
         def run(folder: storage.Location) -> dict[str, Any]:
             return run_report.write(self.recipe, self.output, before, folder)
 
-        settings = {"report": plain(self.recipe.report), "recipe": config.digest(self.recipe)}
+        # Where a run was computed is not what it found: a report of other workers is not written again.
+        shown = {name: section for name, section in plain(self.recipe).items() if name != "cluster"}
+        settings = {"report": plain(self.recipe.report), "recipe": config.digest(shown)}
         return Stage("report", run, settings=settings, inputs=before, needs_cluster=False)
 
 

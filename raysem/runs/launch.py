@@ -20,7 +20,8 @@ from raysem.stages import Stage, StageResult, done_record, run_lock, run_stages,
 
 log = logging.getLogger(__name__)
 
-RECIPES = Path(raysem.__file__).parent.parent / "jobs" / "recipes"
+FOLDER = "jobs/recipes"
+RECIPES = Path(raysem.__file__).parent.parent / FOLDER
 ERROR_LOG = "error.log"
 RAY_DATA_ADVICE = "\nFailed to apply UDF transform after "
 
@@ -124,8 +125,15 @@ def _write_traceback(output: storage.Location) -> str:
 
 
 def load(job: Job[RecipeT], recipe: str | None, overrides: Sequence[str]) -> RecipeT:
-    """The job's recipe from a file, or its default, with overrides."""
-    return config.load_recipe(job.recipe_type, recipe or RECIPES / job.default_recipe, overrides)
+    """The job's recipe from a file, or its default, with overrides.
+
+    Raises:
+        UserError: the default is asked for, and this installation has none (recipes lie beside the package, not in it).
+    """
+    default = RECIPES / job.default_recipe
+    if recipe is None and not default.is_file():
+        raise UserError(f"no default recipe at {default}; pass --recipe FILE (the repository has some in {FOLDER})")
+    return config.load_recipe(job.recipe_type, recipe or default, overrides)
 
 
 def _run(job: Job, options: argparse.Namespace) -> int:

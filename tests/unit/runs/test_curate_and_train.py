@@ -79,6 +79,18 @@ def test_the_stages_without_a_cluster_are_the_first_ones_and_the_report(run: Run
     assert [stage.name for stage in listed[:5]] == without[:5]
 
 
+def test_a_change_of_the_cluster_leaves_the_report_as_it_is(run: Run):
+    def digests(*overrides: str) -> dict[str, str]:
+        recipe = config.load_recipe(JOB.recipe_type, "recipe.yaml", overrides)
+        return {stage.name: stage.digest for stage in stages(recipe, "out")}
+
+    before = digests()
+    assert digests("cluster={training_workers: 2, local_cpus: 7, embedding: {embed_workers: 3}}") == before
+    changed = digests("report.title=other")
+    assert [name for name in before if changed[name] != before[name]] == ["report"]
+    assert digests("student.training.steps=3")["report"] != before["report"]
+
+
 @pytest.mark.parametrize(
     ("override", "reason"),
     [

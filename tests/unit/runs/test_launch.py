@@ -116,6 +116,12 @@ def test_a_recipe_that_is_not_there_is_named_with_those_that_are(run: Run, tmp_p
     assert "--recipe recipe.yaml: no such file; in that folder there are ['mine.yaml']" in error
 
 
+def test_an_installation_without_recipes_asks_for_one(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(launch, "RECIPES", tmp_path / "site-packages" / "jobs" / "recipes")
+    error = users_mistake(run("--dry-run"))
+    assert f"no default recipe at {tmp_path}/site-packages/jobs/recipes/quickstart.yaml; pass --recipe FILE" in error
+
+
 def test_a_stage_that_is_not_there_is_named_with_those_that_are(run: Run):
     error = users_mistake(run("--until", "selekt"))
     assert "--until selekt: no such stage; there are corpora/synthetic, " in error
