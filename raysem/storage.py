@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -23,7 +25,16 @@ import pyarrow.parquet as pq
 
 from raysem.errors import DataError, StorageError
 
+log = logging.getLogger(__name__)
+
 Location = str
+T = TypeVar("T")
+
+NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""What disks and drivers raise where there is no file to read: a fact about the location, not trouble."""
+TRIES = 3
+FIRST_PAUSE_SECONDS = 0.25
+"""Before the second try; four times as long before the third."""
 
 
 def is_remote(location: Location) -> bool:
@@ -57,21 +68,45 @@ def filesystem(location: Location) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return fsspec.core.url_to_fs(location)
     except (ImportError, ValueError) as error:
-        raise DataError(f"{location}: no filesystem for this scheme ({error})") from error
+        raise StorageError(f"{location}: no filesystem for this scheme ({error})") from error
+
+
+def trouble(location: Location, error: Exception) -> StorageError:
+    """The one line about what a disk or a store raised; raise it `from error`, which `retried` goes by."""
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return StorageError(f"{location}: cannot be reached or used ({reason})")
+
+
+def retried(action: Callable[[], T]) -> T:
+    """What `action` returns; after a StorageError that may pass it is called anew, `TRIES` times in all.
+
+    A permission, a driver or a scheme that is not there does not come by waiting: such an error is raised at once.
+    """
+    for attempt in range(1, TRIES):
+        try:
+            return action()
+        except StorageError as error:
+            if error.__cause__ is None or isinstance(error.__cause__, (PermissionError, ImportError, ValueError)):
+                raise
+            log.info("%s; tried again (%d of %d)", error, attempt + 1, TRIES)
+            time.sleep(FIRST_PAUSE_SECONDS * 4 ** (attempt - 1))
+    try:
+        return action()
+    except StorageError as error:
+        raise StorageError(f"{error}, tried {TRIES} times") from error.__cause__
 
 
 @contextmanager
 def _reaching(location: Location) -> Iterator[None]:
-    """One kind of error for a store that cannot be reached: each driver has its own (botocore's are not OSErrors)."""
+    """One kind of error for a store that cannot be reached."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, StorageError):
+    except (*NOTHING_THERE, StorageError):
         raise
-    except Exception as error:
+    except Exception as error:  # each driver has classes of its own (botocore's are not OSErrors): none can be named
         if not is_remote(location):
             raise
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise StorageError(f"{location}: cannot be reached or used ({reason})") from error
+        raise trouble(location, error) from error
 
 
 def exists(location: Location) -> bool:
@@ -200,13 +235,18 @@ def read_table(location: Location, columns: Sequence[str] | None = None) -> pa.T
 
 
 def _read_one(file: Location, columns: Sequence[str] | None) -> pa.Table:
-    with _open_parquet(file, columns) as parquet:
+    with open_parquet(file, columns) as parquet:
         return parquet.read(columns=list(columns) if columns is not None else None)
 
 
 @contextmanager
-def _open_parquet(file: Location, columns: Sequence[str] | None = None) -> Iterator[pq.ParquetFile]:
-    """The file, known to have `columns`; DataError when there is none or it is damaged."""
+def open_parquet(file: Location, columns: Sequence[str] | None = None) -> Iterator[pq.ParquetFile]:
+    """The file, known to have `columns`; it is read within the block.
+
+    Raises:
+        DataError: there is no such file or column, or the file is damaged.
+        StorageError: the disk or the store failed, also within the block.
+    """
     try:
         with open_read(file) as handle:
             parquet = pq.ParquetFile(handle)
@@ -214,17 +254,19 @@ def _open_parquet(file: Location, columns: Sequence[str] | None = None) -> Itera
             if absent:
                 raise DataError(f"{file}: no column {absent[0]!r}; there are {parquet.schema_arrow.names}")
             yield parquet
-    except (FileNotFoundError, IsADirectoryError):
+    except NOTHING_THERE:
         raise DataError(f"{file}: no such file") from None
+    except StorageError:
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and (error.errno is not None or "deserializ" not in str(error)):
-            raise  # of the disk or the store; Arrow has OSErrors without a number for damaged bytes
+            raise trouble(file, error) from error  # Arrow has OSErrors without a number for damaged bytes
         raise DataError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
 
 
 def read_rows(location: Location, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
     """Rows [start, stop) of one Parquet file; only the row groups that hold them are read."""
-    with _open_parquet(location, columns) as file:
+    with open_parquet(location, columns) as file:
         groups: list[int] = []
         first = offset = 0
         for index in range(file.num_row_groups):
@@ -240,7 +282,7 @@ def read_rows(location: Location, start: int, stop: int, columns: Sequence[str] 
 
 def count_rows(location: Location) -> int:
     """Rows of one Parquet file, from its footer."""
-    with _open_parquet(location) as file:
+    with open_parquet(location) as file:
         return file.metadata.num_rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from raysem import storage
 from raysem.audio.containers import Container, inspect_container
 from raysem.audio.pyav_decoder import decode_with_pyav
 from raysem.audio.soundfile_decoder import decode_with_soundfile
@@ -34,13 +35,18 @@ def decode(
         start_seconds, duration_seconds: the segment; None means from the beginning, to the end.
 
     Raises:
-        ClipError: with outcome missing, empty, undecodable, truncated or too_long; nothing else.
+        ClipError: with outcome missing, empty, undecodable, truncated or too_long.
+        StorageError: the disk or the store failed, again and again where that may pass; nothing else is raised.
     """
     limits = limits or DecodeLimits()
     segment = Segment.of(start_seconds, duration_seconds)
-    with open_source(audio) as source:
-        container = inspect_container(source.handle)
-        return _first_whole(source, container, segment, limits).waveform
+
+    def from_the_start() -> Waveform:
+        with open_source(audio) as source:
+            container = inspect_container(source.handle)
+            return _first_whole(source, container, segment, limits).waveform
+
+    return storage.retried(from_the_start)
 
 
 def _first_whole(source: Source, container: Container, segment: Segment, limits: DecodeLimits) -> Decoded:

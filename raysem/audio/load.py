@@ -44,7 +44,8 @@ def load_clip(
 
     Raises:
         ClipError: the clip cannot be used; its outcome is one of missing, empty, undecodable, truncated, too_short,
-            too_long, silent, non_finite. Nothing else is raised, whatever the bytes are.
+            too_long, silent, non_finite.
+        StorageError: the disk or the store does not give the clip. Nothing else is raised, whatever the bytes are.
     """
     settings = settings or AudioSettings()
     if audio_bytes is None and not path:

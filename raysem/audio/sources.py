@@ -1,7 +1,12 @@
-"""Where a clip's bytes come from: memory, a local file, or a location behind a URI."""
+"""Where a clip's bytes come from: memory, a local file, or a location behind a URI.
+
+Nothing at the place is an outcome of the clip (`missing`). A disk or a store that does not give what is there is not:
+that is a StorageError, which stops a job instead of rejecting its clips one by one.
+"""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -11,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from raysem import storage
-from raysem.errors import ClipError
+from raysem.errors import ClipError, StorageError
 
 # A remote file up to this size is fetched with one request; of a larger one only the blocks that are asked for.
 FETCH_WHOLE_BYTES = 8 * 2**20
@@ -29,7 +34,13 @@ class Source:
 
 @contextmanager
 def open_source(audio: bytes | str) -> Iterator[Source]:
-    """Open a clip; ClipError `missing` or `empty` when there is nothing to decode."""
+    """Open a clip and read it within the block.
+
+    Raises:
+        ClipError: `missing` or `empty`, when there is nothing to decode.
+        StorageError: the disk or the store failed. One of a read within the block comes at the block's end, in place of
+            whatever the decoder made of it; only a new start helps then (`storage.retried`).
+    """
     if isinstance(audio, str):
         with _open_remote(audio) if storage.is_remote(audio) else _open_local(audio) as source:
             yield source
@@ -39,20 +50,39 @@ def open_source(audio: bytes | str) -> Iterator[Source]:
         yield Source(f"{len(audio)} bytes", io.BytesIO(audio))
 
 
+def read_clip_file(location: str, max_bytes: int) -> bytes:
+    """The first `max_bytes` of a clip's file as they are; errors as of `open_source`, after trying again."""
+
+    def read() -> bytes:
+        with open_source(location) as source:
+            return source.handle.read(max_bytes)
+
+    return storage.retried(read)
+
+
 @contextmanager
 def _open_local(path: str) -> Iterator[Source]:
-    local_path = storage.absolute(path)
     try:
+        local_path = storage.absolute(path)
         status = os.stat(local_path)
         if not stat.S_ISREG(status.st_mode):
             raise ClipError("missing", f"{path}: is not a file")
         if not status.st_size:
             raise ClipError("empty", f"{path}: 0 bytes")
         handle = open(local_path, "rb")  # noqa: SIM115 - closed below; the errors of the block are not those of open
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    except (*storage.NOTHING_THERE, ValueError, RuntimeError) as error:  # a NUL in the name; the home (~x) of nobody
         raise ClipError("missing", f"{path}: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no file can have this name
+            raise ClipError("missing", f"{path}: {error}") from error
+        raise storage.trouble(path, error) from error
     with handle:
-        yield Source(path, handle, local_path)
+        reader = _Reader(path, handle)
+        try:
+            # A read that fails within libsndfile leaves it short of samples, and PyAV then reads the same through here.
+            yield Source(path, reader, local_path)  # type: ignore[arg-type]
+        finally:
+            reader.check()
 
 
 @contextmanager
@@ -60,41 +90,44 @@ def _open_remote(location: str) -> Iterator[Source]:
     try:
         fs, path = storage.filesystem(location)
         remote = fs.open(path, "rb", block_size=REMOTE_BLOCK_BYTES)
-    except FileNotFoundError as error:
+    except storage.NOTHING_THERE as error:
         raise ClipError("missing", f"{location}: no such file") from error
-    except Exception as error:  # each storage driver has error classes of its own (botocore's are not OSErrors)
-        raise ClipError("missing", f"{location}: cannot be read ({type(error).__name__}: {error})") from error
+    except StorageError:
+        raise
+    except Exception as error:  # each driver has classes of its own (botocore's are not OSErrors): none can be named
+        raise storage.trouble(location, error) from error
     with remote:
         size = getattr(remote, "size", None)
         if size == 0:
             raise ClipError("empty", f"{location}: 0 bytes")
-        reader = _RemoteReader(remote)
+        reader = _Reader(location, remote)
         if size is None or size <= FETCH_WHOLE_BYTES:
             content = reader.read()
-            reader.check(location)
+            reader.check()
             yield Source(location, io.BytesIO(content))
             return
         try:
             yield Source(location, reader)  # type: ignore[arg-type]
         finally:
-            reader.check(location)
+            reader.check()
 
 
-class _RemoteReader(io.RawIOBase):
-    """Keeps the error of a read that failed on the way.
+class _Reader(io.RawIOBase):
+    """Keeps the error of a read that failed on the way; from then on there is nothing more to read.
 
     libsndfile and FFmpeg swallow errors of a Python file object and would report a lost connection as a broken clip.
     """
 
-    def __init__(self, remote: IO[bytes]):
-        self._remote = remote
+    def __init__(self, location: str, handle: IO[bytes]):
+        self._location, self._handle = location, handle
         self._error: Exception | None = None
 
-    def check(self, location: str) -> None:
-        """ClipError `missing` if any read failed."""
+    def check(self) -> None:
+        """StorageError if any read failed; ClipError `missing` if it did because the file is gone meanwhile."""
+        if isinstance(self._error, storage.NOTHING_THERE):
+            raise ClipError("missing", f"{self._location}: no such file any more") from self._error
         if self._error is not None:
-            reason = f"{location}: reading failed ({type(self._error).__name__}: {self._error})"
-            raise ClipError("missing", reason) from self._error
+            raise storage.trouble(self._location, self._error) from self._error
 
     def readable(self) -> bool:
         return True
@@ -103,9 +136,11 @@ class _RemoteReader(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
+        if self._error is not None:
+            return b""
         try:
-            return self._remote.read(size)
-        except Exception as error:  # as in _open_remote
+            return self._handle.read(size)
+        except Exception as error:  # whatever a driver raises: kept, and raised by `check`
             self._error = error
             return b""
 
@@ -115,7 +150,7 @@ class _RemoteReader(io.RawIOBase):
         return len(content)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._remote.seek(offset, whence)
+        return self._handle.seek(offset, whence)
 
     def tell(self) -> int:
-        return self._remote.tell()
+        return self._handle.tell()

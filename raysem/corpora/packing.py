@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysem import storage
+from raysem.audio.sources import read_clip_file
 from raysem.config import differences
 from raysem.corpora.built import read_hidden_labels, write_hidden_labels
 from raysem.corpora.rows import rejects_table
@@ -81,8 +82,9 @@ def pack(
     """Read every clip's file and write the clips table with the bytes inside, in shards of about the target size.
 
     Run again, it goes on after the last whole shard, and gives the same shards as one run. A clip whose file is
-    missing, empty, unreadable or above `max_clip_mib` becomes a row of `rejects.parquet`. Nothing is decoded: a file
-    that is no audio is found by the stage that embeds it. Segments of one long file each get the whole file; cut first.
+    missing, empty or above `max_clip_mib` becomes a row of `rejects.parquet`; a disk or a store that does not give a
+    file stops the run with a StorageError. Nothing is decoded: a file that is no audio is found when it is embedded.
+    Segments of one long file each get the whole file; cut first.
 
     Args:
         clips_location: what `build_corpus` or `write_shards` wrote.
@@ -249,10 +251,4 @@ def _with_content(row: dict[str, Any], limits: PackLimits) -> tuple[dict[str, An
 def _read(path: str | None, max_bytes: int) -> bytes:
     if path is None:
         raise ClipError("missing", "neither bytes nor a path")
-    try:
-        with storage.open_read(path) as handle:
-            return handle.read(max_bytes + 1)
-    except FileNotFoundError:
-        raise ClipError("missing", f"{path}: no such file") from None
-    except OSError as error:
-        raise ClipError("undecodable", f"{path}: cannot be read ({error})") from error
+    return read_clip_file(path, max_bytes + 1)

@@ -69,7 +69,7 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{job.name}: interrupted; the same command goes on from what is finished", file=sys.stderr)
         return 130
-    except Exception as error:
+    except Exception as error:  # the last one to see it: whatever it is ends in one line and a status
         found = own_error(error)
         if isinstance(found, UserError):
             print(f"{job.name}: {_one_line(found)}", file=sys.stderr)
