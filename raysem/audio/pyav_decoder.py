@@ -100,7 +100,8 @@ def decode_with_pyav(source: Source, container: Container, segment: Segment, lim
                 return decoded
         decoded = _decode(source, container, segment, limits, seek=False)
     except (av.error.FFmpegError, ValueError, TypeError, OSError, MemoryError, OverflowError, RuntimeError) as error:
-        raise ClipError("undecodable", f"PyAV: {error}") from error
+        reason = error.strerror if isinstance(error, av.error.FFmpegError) else error  # without number and file object
+        raise ClipError("undecodable", f"PyAV: {reason}") from error
     if decoded is None:
         raise ClipError("undecodable", "PyAV: no sound could be decoded")
     return decoded

@@ -29,7 +29,9 @@ def decode_with_soundfile(source: Source, container: Container, segment: Segment
             return _read(file, container, segment, limits)
     except (RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:
         # RuntimeError: libsndfile's own; TypeError: a file named *.raw; MemoryError: thousands of channels
-        raise ClipError("undecodable", f"soundfile: {error}") from error
+        # python-soundfile's message has the file object with its address: another one in each attempt
+        reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
+        raise ClipError("undecodable", f"soundfile: {reason}") from error
 
 
 def _read(file: soundfile.SoundFile, container: Container, segment: Segment, limits: DecodeLimits) -> Decoded:
