@@ -28,7 +28,7 @@ from raysem import storage
 from raysem.losses.contrastive import symmetric_contrastive_loss
 from raysem.models.clap import ClapSettings
 from raysem.models.start import build_clap
-from raysem.training.loop import build_optimizer
+from raysem.training.optimizer import build_optimizer
 from raysem.training.settings import TrainingSettings
 from raysem.training.spec import TrainingSpec, train_in_process
 

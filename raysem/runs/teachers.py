@@ -14,7 +14,7 @@ from raysem.models.clap import Clap
 from raysem.models.protocol import AudioTextModel
 from raysem.models.teacher import TeacherSource, load_teacher
 from raysem.runs.curation_recipe import CurateAndTrainRecipe, TeacherSettings
-from raysem.training.loop import TrainingResult
+from raysem.training.run import TrainingResult
 from raysem.training.spec import TrainingSpec
 
 MODEL_JSON = "model.json"

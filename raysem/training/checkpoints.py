@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from raysem import storage
-from raysem.errors import DataError
+from raysem.errors import DataError, StorageError
 from raysem.storage import Location
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,8 @@ class CheckpointFolder:
         for step in reversed(self._steps("step")):
             try:
                 return self._read("step", step)
+            except StorageError:  # it may be whole: another rank may read it, and go on from another step than this one
+                raise
             except (DataError, FileNotFoundError) as error:
                 log.warning("checkpoint of step %d is passed over: %s", step, error)
         return None
@@ -100,11 +102,9 @@ class CheckpointFolder:
         return storage.join(self._location, f"{kind}_{step:08d}")
 
     def _steps(self, kind: Kind) -> list[int]:
-        found = (re.fullmatch(rf"{kind}_(\d+)", folder.rsplit("/", 1)[-1]) for folder in self._folders())
+        folders = storage.list_folders(self._location)
+        found = (re.fullmatch(rf"{kind}_(\d+)", folder.rsplit("/", 1)[-1]) for folder in folders)
         return sorted(int(match[1]) for match in found if match)
-
-    def _folders(self) -> list[Location]:
-        return storage.list_folders(self._location)
 
     def _write(
         self, kind: Kind, step: int, model: nn.Module, tensors: dict[str, Any] | None, state: dict[str, Any]

@@ -12,11 +12,16 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
-from raysem.errors import StageError
+from raysem.errors import RaysemError, StageError, StorageError
+from raysem.losses.gather import in_group
 
 
 class TrainingError(StageError):
     """Training cannot go on. Raised at the same step on every rank, so that none waits for another."""
+
+
+class TrainingStorageError(TrainingError, StorageError):
+    """The same where a disk or a store is the reason, which the user can put right."""
 
 
 class TrainContext(Protocol):
@@ -60,6 +65,26 @@ class LocalContext:
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Nobody listens; the metrics file has them."""
+
+
+def stop_together(error: RaysemError | None, context: TrainContext) -> None:
+    """Raise on every rank when any of them comes with an `error`; called on every rank.
+
+    Raises:
+        TrainingError: with the line of the first rank that has one; TrainingStorageError for a StorageError.
+    """
+    errors = [error]
+    if in_group():
+        failed = torch.tensor([error is not None], dtype=torch.int32, device=context.device)
+        dist.all_reduce(failed)
+        if not failed.item():
+            return
+        errors = [None] * context.world_size
+        dist.all_gather_object(errors, error)
+    for found in errors:
+        if found is not None:
+            kind = TrainingStorageError if isinstance(found, StorageError) else TrainingError
+            raise kind(str(found)) from found
 
 
 def available_cores() -> int:

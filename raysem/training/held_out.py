@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -11,16 +13,36 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raysem.errors import DataError
+from raysem.errors import DataError, RaysemError
 from raysem.losses.contrastive import scaled_similarity
 from raysem.losses.gather import in_group
 from raysem.models.protocol import exact_evaluation
-from raysem.training.context import TrainContext
+from raysem.training.context import TrainContext, stop_together
 from raysem.training.draws import draw_seed
 from raysem.training.loader import ClipLoader, centre_crops
 from raysem.training.objective import AudioTextNetwork, TextInputs
+from raysem.training.pairs import PairRow
+from raysem.training.rejects import UnusableClip
 
 # Shapes: N held-out pairs, B pairs of one forward call, D embedding width.
+
+
+@dataclass
+class _Embedded:
+    """One rank's share of the pairs: rows of the other ranks are zero, and their captions None."""
+
+    captions: list[str | None]
+    audio: Tensor | None = None
+    text: Tensor | None = None
+
+    def put(self, places: list[int], captions: Sequence[str], audio_BD: Tensor, text_BD: Tensor) -> None:
+        if self.audio is None or self.text is None:
+            self.audio = torch.zeros(len(self.captions), audio_BD.shape[1], device=audio_BD.device)
+            self.text = torch.zeros_like(self.audio)
+        rows = torch.tensor(places, device=audio_BD.device)
+        self.audio[rows], self.text[rows] = audio_BD, text_BD
+        for place, caption in zip(places, captions, strict=True):
+            self.captions[place] = caption
 
 
 class HeldOutPairs:
@@ -32,6 +54,8 @@ class HeldOutPairs:
         self._rows = sorted(int(row) for row in order[:num_pairs])
         self._clips, self._table = clips, table
         self._batch_size, self._num_threads, self._seed = batch_size, num_threads, seed
+        self.unusable: dict[str, UnusableClip] = {}
+        """The clips of this rank that had to be left out, by id."""
 
     @torch.no_grad()
     def measure(self, model: nn.Module, text_inputs: TextInputs, context: TrainContext) -> dict[str, float]:
@@ -39,42 +63,43 @@ class HeldOutPairs:
 
         A pair whose clip cannot be used is left out; `pairs` says how many are in.
         """
-        network = cast(AudioTextNetwork, model)
-        mine = list(range(context.rank, len(self._rows), context.world_size))
-        audio: Tensor | None = None
-        text: Tensor | None = None
-        captions: list[str | None] = [None] * len(self._rows)
-        with exact_evaluation(model), ThreadPoolExecutor(self._num_threads) as pool:
-            for start in range(0, len(mine), self._batch_size):
-                places = mine[start : start + self._batch_size]
-                pairs, waveform_BT = centre_crops(
-                    self._clips,
-                    self._table,
-                    [self._rows[place] for place in places],
-                    crop_samples=network.crop_samples,
-                    pool=pool,
-                )
-                texts = {i: pair.caption(seed=self._seed, epoch=0) for i, pair in enumerate(pairs) if pair is not None}
-                if not texts:
-                    continue
-                for index, caption in texts.items():
-                    captions[places[index]] = caption
-                audio_BD = network.encode_audio(waveform_BT[list(texts)].to(context.device)).float()
-                inputs = text_inputs(list(texts.values()))
-                encoded = network.encode_text_features if isinstance(inputs, Tensor) else network.encode_text
-                text_BD = encoded(inputs).float()  # type: ignore[arg-type]
-                if audio is None or text is None:
-                    audio = torch.zeros(len(self._rows), audio_BD.shape[1], device=context.device)
-                    text = torch.zeros_like(audio)
-                rows = torch.tensor([places[index] for index in texts], device=context.device)
-                audio[rows], text[rows] = audio_BD, text_BD
-        audio, text, captions = _joined(audio, text, captions, context)
+        embedded, error = _Embedded([None] * len(self._rows)), None
+        try:
+            with exact_evaluation(model), ThreadPoolExecutor(self._num_threads) as pool:
+                mine = list(range(context.rank, len(self._rows), context.world_size))
+                for start in range(0, len(mine), self._batch_size):
+                    places = mine[start : start + self._batch_size]
+                    self._embed(places, cast(AudioTextNetwork, model), text_inputs, context, pool, embedded)
+        except RaysemError as caught:
+            error = caught
+        stop_together(error, context)
+        audio, text, captions = _joined(embedded, context)
         present = [place for place, caption in enumerate(captions) if caption is not None]
         if audio is None or text is None or len(present) < 2:
             raise DataError(f"held-out pairs: {len(present)} of {len(self._rows)} can be used, at least 2 are needed")
-        return held_out_metrics(
-            audio[present], text[present], network.scale(), [cast(str, captions[place]) for place in present]
-        )
+        scale = cast(AudioTextNetwork, model).scale()
+        return held_out_metrics(audio[present], text[present], scale, [cast(str, captions[i]) for i in present])
+
+    def _embed(
+        self,
+        places: list[int],
+        network: AudioTextNetwork,
+        text_inputs: TextInputs,
+        context: TrainContext,
+        pool: ThreadPoolExecutor,
+        embedded: _Embedded,
+    ) -> None:
+        rows = [self._rows[place] for place in places]
+        pairs, waveform_BT = centre_crops(self._clips, self._table, rows, crop_samples=network.crop_samples, pool=pool)
+        self.unusable |= {pair.clip_id: pair for pair in pairs if isinstance(pair, UnusableClip)}
+        texts = {i: pair.caption(seed=self._seed, epoch=0) for i, pair in enumerate(pairs) if isinstance(pair, PairRow)}
+        if not texts:
+            return
+        audio_BD = network.encode_audio(waveform_BT[list(texts)].to(context.device)).float()
+        inputs = text_inputs(list(texts.values()))
+        encoded = network.encode_text_features if isinstance(inputs, Tensor) else network.encode_text
+        text_BD = encoded(inputs).float()  # type: ignore[arg-type]
+        embedded.put([places[index] for index in texts], list(texts.values()), audio_BD, text_BD)
 
 
 def held_out_metrics(audio_ND: Tensor, text_ND: Tensor, logit_scale: Tensor, captions: list[str]) -> dict[str, float]:
@@ -102,10 +127,9 @@ def held_out_metrics(audio_ND: Tensor, text_ND: Tensor, logit_scale: Tensor, cap
     }
 
 
-def _joined(
-    audio: Tensor | None, text: Tensor | None, captions: list[str | None], context: TrainContext
-) -> tuple[Tensor | None, Tensor | None, list[str | None]]:
+def _joined(embedded: _Embedded, context: TrainContext) -> tuple[Tensor | None, Tensor | None, list[str | None]]:
     """All ranks' rows. A row is zero on every rank but one, so the sum is exact."""
+    audio, text, captions = embedded.audio, embedded.text, embedded.captions
     if not in_group():
         return audio, text, captions
     gathered: list[tuple[list[str | None], int]] = [([], 0)] * context.world_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from raysem.errors import ClipError, StageError
 from raysem.training.draws import draw_index
 from raysem.training.pairs import MIB, LeastRecentlyUsed, PairRow, PairTable
 from raysem.training.plan import StepPlan
+from raysem.training.rejects import UnusableClip
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ class PairBatch:
     captions: list[str]
     clip_ids: list[str]
     source: int
-    unusable: tuple[str, ...] = ()
-    """One line for each clip that had to be replaced by another."""
+    unusable: tuple[UnusableClip, ...] = ()
+    """The clips that had to be replaced by others, each as often as it was drawn."""
 
     def to(self, device: torch.device) -> PairBatch:
         """The batch with its waveforms on `device`."""
@@ -48,7 +49,7 @@ class _Example:
     crop_T: np.ndarray
     caption: str
     clip_id: str
-    unusable: tuple[str, ...]
+    unusable: tuple[UnusableClip, ...]
 
 
 class ClipLoader:
@@ -57,17 +58,20 @@ class ClipLoader:
     def __init__(self, tables: Sequence[PairTable], *, audio: AudioSettings, cache_mib: int):
         self.tables = tuple(tables)
         self._audio = audio
-        self._waveforms: LeastRecentlyUsed[tuple[int, int], np.ndarray | ClipError] = LeastRecentlyUsed(cache_mib * MIB)
+        self._found: LeastRecentlyUsed[tuple[int, int], np.ndarray | UnusableClip] = LeastRecentlyUsed(cache_mib * MIB)
 
-    def row_and_waveform(self, table: int, row: int) -> tuple[PairRow, np.ndarray]:
-        """The row and all its samples; ClipError when it cannot be used, at once when it was tried before."""
+    def row_and_waveform(self, table: int, row: int) -> tuple[PairRow, np.ndarray | UnusableClip]:
+        """The row, and all its samples or why it cannot be used; at once when it was loaded before.
+
+        Raises:
+            StorageError: the disk or the store failed, which is no fault of the clip.
+        """
         pair = self.tables[table].row(row)
-        found = self._waveforms.get((table, row), lambda: self._decode(pair), _num_bytes)
-        if isinstance(found, ClipError):
-            raise found
-        return pair, found
+        return pair, self._found.get((table, row), lambda: self._load(pair), _num_bytes)
 
-    def _decode(self, pair: PairRow) -> np.ndarray | ClipError:
+    def _load(self, pair: PairRow) -> np.ndarray | UnusableClip:
+        if not pair.captions:
+            return UnusableClip(pair.clip_id, "missing", "no caption")
         try:
             return load_clip(
                 pair.audio_bytes,
@@ -77,10 +81,10 @@ class ClipLoader:
                 settings=self._audio,
             )
         except ClipError as error:
-            return ClipError(error.outcome, f"{error.reason} (clip {pair.clip_id})")
+            return UnusableClip(pair.clip_id, error.outcome, error.reason)
 
 
-def _num_bytes(found: np.ndarray | ClipError) -> int:
+def _num_bytes(found: np.ndarray | UnusableClip) -> int:
     return found.nbytes if isinstance(found, np.ndarray) else 1024
 
 
@@ -109,8 +113,13 @@ class BatchLoader:
         self._rank, self._world_size, self._parts = rank, world_size, parts
         self._num_threads, self._prefetch, self._pin_memory = num_threads, prefetch_batches, pin_memory
 
-    def batches(self, first_step: int, end_step: int) -> Iterator[list[PairBatch]]:
-        """For each step its parts (one, without accumulation)."""
+    def batches(self, first_step: int, end_step: int) -> Generator[list[PairBatch], None, None]:
+        """For each step its parts (one, without accumulation).
+
+        Raises:
+            StageError: `MAX_REPLACEMENTS` clips in a row cannot be used; other ranks may have found better ones.
+            StorageError: a clip or a row group cannot be reached.
+        """
         with ThreadPoolExecutor(self._num_threads, thread_name_prefix="clips") as pool:
             waiting: deque[list[tuple[int, list[Future[_Example]]]]] = deque()
             try:
@@ -142,39 +151,36 @@ class BatchLoader:
             [example.caption for example in examples],
             [example.clip_id for example in examples],
             source,
-            tuple(line for example in examples for line in example.unusable),
+            tuple(clip for example in examples for clip in example.unusable),
         )
 
     def _example(self, source: int, row: int, epoch: int) -> _Example:
         table = self._clips.tables[source]
-        unusable: list[str] = []
+        unusable: list[UnusableClip] = []
         candidate = row
         for attempt in range(MAX_REPLACEMENTS + 1):
-            try:
-                pair, samples_T = self._clips.row_and_waveform(source, candidate)
-            except ClipError as error:
-                unusable.append(f"{table.name}: {error}")
+            pair, found = self._clips.row_and_waveform(source, candidate)
+            if isinstance(found, UnusableClip):
+                unusable.append(found)
                 at_hand = table.block_of(row)
                 candidate = at_hand[draw_index(len(at_hand), "replacement", self._seed, epoch, row, attempt)]
                 continue
-            crop_T = train_crop(samples_T, self._crop_samples, seed=self._seed, epoch=epoch, clip_id=pair.clip_id)
+            crop_T = train_crop(found, self._crop_samples, seed=self._seed, epoch=epoch, clip_id=pair.clip_id)
             return _Example(crop_T, pair.caption(seed=self._seed, epoch=epoch), pair.clip_id, tuple(unusable))
-        raise StageError(  # no TrainingError: the other ranks do not know
-            f"{table.name}: {len(unusable)} clips in a row cannot be used, such as {'; '.join(unusable[:3])}"
-        )
+        shown = "; ".join(map(str, unusable[:3]))
+        raise StageError(f"{table.name}: {len(unusable)} clips in a row cannot be used, such as {shown}")
 
 
 def centre_crops(
     clips: ClipLoader, table: int, rows: Sequence[int], *, crop_samples: int, pool: ThreadPoolExecutor
-) -> tuple[list[PairRow | None], Tensor]:
-    """The rows with their middle `crop_samples` samples, for measuring; None and zeros where a clip is unusable."""
+) -> tuple[list[PairRow | UnusableClip], Tensor]:
+    """The rows with their middle `crop_samples` samples, for measuring; zeros for a clip that cannot be used."""
 
-    def one(row: int) -> tuple[PairRow | None, np.ndarray]:
-        try:
-            pair, samples_T = clips.row_and_waveform(table, row)
-        except ClipError:
-            return None, np.zeros(crop_samples, np.float32)
-        return pair, centre_crop(samples_T, crop_samples)
+    def one(row: int) -> tuple[PairRow | UnusableClip, np.ndarray]:
+        pair, found = clips.row_and_waveform(table, row)
+        if isinstance(found, UnusableClip):
+            return found, np.zeros(crop_samples, np.float32)
+        return pair, centre_crop(found, crop_samples)
 
-    found = list(pool.map(one, rows))
-    return [pair for pair, _ in found], torch.from_numpy(np.stack([crop_T for _, crop_T in found]))
+    loaded = list(pool.map(one, rows))
+    return [pair for pair, _ in loaded], torch.from_numpy(np.stack([crop_T for _, crop_T in loaded]))

@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysem import storage
-from raysem.errors import ClipError, DataError
+from raysem.errors import DataError
 from raysem.storage import Location
 from raysem.training.draws import draw_index
 
@@ -28,7 +28,7 @@ _COLUMNS = ("clip_id", "audio", "start_seconds", "duration_seconds", "captions")
 
 @dataclass(frozen=True)
 class PairRow:
-    """One clip: where its audio is, and the texts that describe it."""
+    """One clip: where its audio is, and the texts that describe it (none: it cannot be trained on)."""
 
     clip_id: str
     audio_bytes: bytes | None
@@ -55,26 +55,25 @@ class _Block:
 class PairTable:
     """The rows of Parquet files or folders of them, in the layout of CLIPS or IMPROVEMENT_SET.
 
-    A table of at most `memory_mib` (uncompressed) is held in memory, and its rows without a caption are dropped and
-    counted in `num_without_caption`. A larger one is read by row group, of which at most `memory_mib` are held; there a
-    row without a caption is an unusable clip. Row groups of some 10 MiB make the best windows to shuffle in.
+    A table of at most `memory_mib` (uncompressed) is held in memory, and its rows without a caption are dropped with a
+    warning. A larger one is read by row group, of which at most `memory_mib` are held; there a row without a caption is
+    an unusable clip. Row groups of some 10 MiB make the best windows to shuffle in.
     """
 
     def __init__(self, locations: Sequence[Location], *, memory_mib: int = 512, name: str = "training source"):
         self.name = name
         self._blocks = [block for location in locations for block in _blocks(location)]
-        self.num_bytes = sum(block.num_bytes for block in self._blocks)
-        self.num_without_caption = 0
+        num_bytes = sum(block.num_bytes for block in self._blocks)
         largest = max((block.num_bytes for block in self._blocks), default=0)
         self._table: pa.Table | None = None
-        if self.num_bytes <= memory_mib * MIB:
+        if num_bytes <= memory_mib * MIB:
             self._table = self._read_whole()
             self.block_rows: tuple[int, ...] = (len(self._table),)
             self.window_blocks: int | None = None
         else:
             self.block_rows = tuple(block.num_rows for block in self._blocks)
             # Two windows are in use where one ends and the next begins.
-            self.window_blocks = max(1, int(memory_mib * MIB / 2 // max(1, self.num_bytes / len(self._blocks))))
+            self.window_blocks = max(1, int(memory_mib * MIB / 2 // max(1, num_bytes / len(self._blocks))))
             if largest > LARGE_ROW_GROUP_BYTES:
                 log.warning(
                     "%s: a row group has %d MiB; write smaller ones, for less memory and a better shuffle",
@@ -99,7 +98,7 @@ class PairTable:
         return range(int(self._starts[block]), int(self._starts[block + 1]))
 
     def row(self, row: int) -> PairRow:
-        """One row; ClipError(missing) for one without a caption."""
+        """One row."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         if self._table is not None:
@@ -108,33 +107,25 @@ class PairTable:
         table = self._row_groups.get(block, lambda: self._read_block(block), lambda table: table.nbytes)
         return _pair_row(table, row - int(self._starts[block]))
 
-    def captions(self) -> list[str]:
-        """The distinct captions of a table in memory, sorted."""
-        assert self._table is not None
-        flat = pc.list_flatten(self._table.column("captions"))
-        return sorted({text for text in flat.to_pylist() if text})
-
     def _read_whole(self) -> pa.Table:
         parts: list[pa.Table] = []
         for file in dict.fromkeys(block.file for block in self._blocks):
-            with storage.open_read(file) as handle:
-                part = pq.ParquetFile(handle).read(columns=_present_columns(file, handle))
+            with storage.open_parquet(file) as parquet:
+                part = parquet.read(columns=_present_columns(file, parquet))
             parts.append(_checked(part, file))
         if not parts:
             raise DataError(f"{self.name}: no Parquet file")
         table = pa.concat_tables(parts)
         described = pc.fill_null(pc.greater(pc.list_value_length(table.column("captions")), 0), False)
         kept = table.filter(described)
-        self.num_without_caption = len(table) - len(kept)
-        if self.num_without_caption:
-            log.warning("%s: %d of %d clips have no caption", self.name, self.num_without_caption, len(table))
+        if len(kept) < len(table):
+            log.warning("%s: %d of %d clips have no caption", self.name, len(table) - len(kept), len(table))
         return kept.combine_chunks()
 
     def _read_block(self, index: int) -> pa.Table:
         block = self._blocks[index]
-        with storage.open_read(block.file) as handle:
-            columns = _present_columns(block.file, handle)
-            table = pq.ParquetFile(handle).read_row_group(block.row_group, columns=columns)
+        with storage.open_parquet(block.file) as parquet:
+            table = parquet.read_row_group(block.row_group, columns=_present_columns(block.file, parquet))
         return _checked(table, block.file).combine_chunks()
 
 
@@ -145,13 +136,8 @@ def _blocks(location: Location) -> list[_Block]:
         raise DataError(f"{location}: no Parquet file there")
     blocks = []
     for file in files:
-        try:
-            with storage.open_read(file) as handle:
-                metadata = pq.ParquetFile(handle).metadata
-        except FileNotFoundError:
-            raise DataError(f"{file}: no such file") from None
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{file}: not a readable Parquet file ({error})") from error
+        with storage.open_parquet(file) as parquet:
+            metadata = parquet.metadata
         for index in range(metadata.num_row_groups):
             group = metadata.row_group(index)
             if group.num_rows:
@@ -159,8 +145,8 @@ def _blocks(location: Location) -> list[_Block]:
     return blocks
 
 
-def _present_columns(file: Location, handle: Any) -> list[str]:
-    names = pq.ParquetFile(handle).schema_arrow.names
+def _present_columns(file: Location, parquet: pq.ParquetFile) -> list[str]:
+    names = parquet.schema_arrow.names
     for needed in ("clip_id", "audio", "captions"):
         if needed not in names:
             raise DataError(f"{file}: no column {needed!r}, which training needs; there are {names}")
@@ -202,17 +188,13 @@ def _caption_texts(captions: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _pair_row(table: pa.Table, index: int) -> PairRow:
-    clip_id = table.column("clip_id")[index].as_py()
-    captions = tuple(text for text in table.column("captions")[index].as_py() or () if text)
-    if not captions:
-        raise ClipError("missing", f"clip {clip_id} has no caption")
     return PairRow(
-        clip_id,
+        table.column("clip_id")[index].as_py(),
         table.column("audio_bytes")[index].as_py(),
         table.column("audio_path")[index].as_py(),
         table.column("start_seconds")[index].as_py(),
         table.column("duration_seconds")[index].as_py(),
-        captions,
+        tuple(text for text in table.column("captions")[index].as_py() or () if text),
     )
 
 

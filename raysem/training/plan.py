@@ -130,13 +130,8 @@ class BatchPlan:
         return np.concatenate([aligned.reshape(-1), generator.permutation(left_over)])
 
 
-def replay_draw(seed: int, step: int, probability: float) -> bool:
-    """Whether the whole batch of `step` comes from the replay set; the same on every rank."""
-    return bool(replay_draws(seed, step + 1, probability)[step])
-
-
 def replay_draws(seed: int, num_steps: int, probability: float) -> np.ndarray:
-    """`replay_draw` of steps 0 .. num_steps - 1."""
+    """For steps 0 .. num_steps - 1, whether the whole batch comes from the replay set; the same on every rank."""
     return uniform_draws(draw_seed("replay", seed), np.arange(num_steps)) < probability
 
 

@@ -19,12 +19,9 @@ from raysem import storage
 from raysem.config import Settings
 from raysem.errors import RaysemError, StageError, UserError
 from raysem.logs import set_up
-from raysem.storage import Location
 from raysem.training.context import TrainingError
-from raysem.training.loop import TrainingResult, check_shares
-from raysem.training.spec import TrainingSpec, train_in_process, train_spec
-
-__all__ = ["WorkerSettings", "run_training", "train_in_process"]
+from raysem.training.run import TrainingResult, check_shares
+from raysem.training.spec import TrainingSpec, train_spec
 
 log = logging.getLogger(__name__)
 
@@ -65,21 +62,13 @@ class _RayContext:
         ray.train.report(dict(metrics))
 
 
-def run_training(
-    spec: TrainingSpec,
-    workers: WorkerSettings,
-    *,
-    storage_path: Location | None = None,
-    callbacks: list[Any] | None = None,
-) -> TrainingResult:
+def run_training(spec: TrainingSpec, workers: WorkerSettings) -> TrainingResult:
     """Train `spec` with Ray Train in the running Ray session, and wait for its end.
 
-    Args:
-        storage_path: where Ray Train keeps its own records; by default `<output>/ray`, removed when all went well.
-        callbacks: Ray Train user callbacks, such as Tune's report callback.
+    Ray Train keeps its own records in `<output>/ray`, which is removed when all went well.
     """
     check_shares(spec.training, workers.num_workers)
-    records = storage_path or storage.join(storage.absolute(spec.output), "ray")
+    records = storage.join(storage.absolute(spec.output), "ray")
     trainer = TorchTrainer(
         _train_worker,  # type: ignore[arg-type] # it returns its result
         train_loop_config={"spec": spec},
@@ -93,7 +82,6 @@ def run_training(
             name=f"{spec.run_name}-{uuid.uuid4().hex[:8]}",
             storage_path=records,
             failure_config=FailureConfig(max_failures=workers.max_failures),
-            callbacks=callbacks,
         ),
     )
     try:
@@ -104,8 +92,7 @@ def run_training(
     if isinstance(returned, RaysemError):
         raise returned
     assert isinstance(returned, TrainingResult)
-    if storage_path is None:
-        storage.delete(records)
+    storage.delete(records)
     return returned
 
 
@@ -115,7 +102,7 @@ def _train_worker(config: dict[str, Any]) -> TrainingResult | RaysemError:
     try:
         return train_spec(config["spec"], _RayContext.current())
     except TrainingError as error:
-        # Every rank stops at the same step, and would again: no reason to start the workers anew.
+        # Every rank stops at the same step, and would again (a store was tried more than once): no new workers for it.
         log.error("%s", error)
         return error
     except UserError as error:

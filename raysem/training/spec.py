@@ -19,9 +19,10 @@ from raysem.models.start import build_clap
 from raysem.storage import Location
 from raysem.training.context import LocalContext, TrainContext
 from raysem.training.draws import draw_seed
-from raysem.training.loop import TrainingResult, TrainingSources, train
+from raysem.training.loop import train
 from raysem.training.objective import ObjectiveSettings, build_objective
 from raysem.training.pairs import PairTable
+from raysem.training.run import TrainingResult, TrainingRun, TrainingSources
 from raysem.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class TrainingSpec:
     """
 
     output: Location
-    """The run's own folder: model/, result.json, metrics.jsonl, tensorboard/, checkpoints/."""
+    """The run's own folder: model/, result.json, metrics.jsonl, rejects.parquet, tensorboard/, checkpoints/."""
     sources: tuple[Location, ...]
     """Parquet files or folders, as CLIPS with captions or as IMPROVEMENT_SET; one table together."""
     held_out: tuple[Location, ...]
@@ -102,18 +103,16 @@ def train_spec(spec: TrainingSpec, context: TrainContext) -> TrainingResult:
         else None,
         replay_probability=spec.objective.replay_probability,
     )
-    return train(
-        model,
-        objective,
+    run = TrainingRun(
         sources=sources,
         audio=spec.audio,
         settings=spec.training,
-        context=context,
         output=storage.absolute(spec.output),
         seed=spec.seed,
         write_model=_write_model,
         identity={"objective": plain(spec.objective), "initial_model": fingerprint(model)},
     )
+    return train(model, objective, run, context)
 
 
 def _write_model(folder: Location, model: nn.Module, summary: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +11,6 @@ from torch import Tensor, nn
 from raysem.training.pairs import MIB
 
 # Shapes: B captions, W width of the text encoder.
-
-
-class CaptionEncoder(Protocol):
-    """What a text encoder promises: one row of `forward(tokenize(texts))` per text, same order."""
-
-    def tokenize(self, texts: list[str]) -> dict[str, Tensor]: ...
-
-    def __call__(self, tokens: dict[str, Tensor]) -> Tensor: ...
 
 
 class CaptionFeatures:

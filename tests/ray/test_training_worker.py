@@ -17,15 +17,15 @@ import torch
 
 from raysem import tables
 from raysem.audio.logmel import LogMelSettings
-from raysem.errors import ConfigError, DataError, StageError
+from raysem.errors import ConfigError, DataError, StageError, StorageError
 from raysem.models.checkpoint import load_model
 from raysem.models.clap import ClapSettings
 from raysem.text.encoder import TextEncoderSettings
 from raysem.training import ray_worker
 from raysem.training.objective import ObjectiveSettings
-from raysem.training.ray_worker import WorkerSettings, run_training, train_in_process
+from raysem.training.ray_worker import WorkerSettings, run_training
 from raysem.training.settings import TrainingSettings
-from raysem.training.spec import TrainingSpec
+from raysem.training.spec import TrainingSpec, train_in_process
 
 pytestmark = pytest.mark.ray
 
@@ -89,7 +89,9 @@ def test_one_worker_gives_the_bits_of_the_process_without_ray(settings: dict[str
     assert found.best_step == alone.best_step
     assert found.model == str(tmp_path / "ray" / "model")
     assert steps_of(tmp_path / "ray") == steps_of(tmp_path / "alone")
-    assert sorted(p.name for p in (tmp_path / "ray").iterdir()) == ["metrics.jsonl", "model", "result.json"]
+    assert sorted(p.name for p in (tmp_path / "ray").iterdir()) == [
+        "metrics.jsonl", "model", "rejects.parquet", "result.json"
+    ]  # fmt: skip
 
 
 def test_a_student_of_two_workers_survives_the_death_of_one(
@@ -148,6 +150,19 @@ def test_errors_of_the_workers_arrive_as_themselves(settings: dict[str, Any], tm
     absent = TrainingSpec(output=str(tmp_path / "absent"), **settings | {"sources": (str(tmp_path / "no.parquet"),)})
     with pytest.raises(DataError, match=r"no\.parquet: no such file"):
         run_training(absent, WORKER)
+
+
+def test_a_store_that_fails_on_one_of_two_workers_ends_the_run_at_once_with_its_line(
+    settings: dict[str, Any], tmp_path: Path
+):
+    rows = pq.read_table(settings["sources"][0]).to_pylist()
+    rows[5]["audio"] = {"bytes": None, "path": "nosuchscheme://bucket/a.wav"}
+    pq.write_table(pa.Table.from_pylist(rows, schema=tables.CLIPS), tmp_path / "pairs.parquet")
+    spec = TrainingSpec(output=str(tmp_path / "out"), **settings | {"sources": (str(tmp_path / "pairs.parquet"),)})
+    with pytest.raises(StorageError, match=r"^nosuchscheme://bucket/a\.wav: no filesystem for this scheme"):
+        run_training(spec, WorkerSettings(num_workers=2, cpus_per_worker=0.5, max_failures=1))
+    assert len(steps_of(tmp_path / "out")) == len(set(steps_of(tmp_path / "out")))
+    assert not (tmp_path / "out" / "result.json").exists()
 
 
 def test_a_spec_that_contradicts_itself_is_refused(settings: dict[str, Any]):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from raysem.errors import ConfigError
-from raysem.training.plan import BatchPlan, StepPlan, replay_draw, replay_draws
+from raysem.training.plan import BatchPlan, StepPlan, replay_draws
 
 
 def epoch_rows(plan: BatchPlan, epoch: int) -> np.ndarray:
@@ -85,7 +85,7 @@ def test_a_table_smaller_than_a_batch_is_repeated_in_it():
 def test_replay_draws_have_their_probability_and_do_not_depend_on_the_number_of_steps():
     draws = replay_draws(7, 20_000, 0.3)
     assert abs(draws.mean() - 0.3) < 0.01
-    assert [replay_draw(7, step, 0.3) for step in range(50)] == draws[:50].tolist()
+    assert replay_draws(7, 50, 0.3).tolist() == draws[:50].tolist()
     assert not replay_draws(7, 1000, 0.0).any()
     assert replay_draws(7, 1000, 1.0).all()
     assert abs(np.corrcoef(draws[1:], draws[:-1])[0, 1]) < 0.03

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from raysem import storage, tables
 from raysem.audio.load import AudioSettings
 from raysem.training.context import LocalContext
-from raysem.training.loop import TrainingResult, TrainingSources, train
+from raysem.training.loop import train
 from raysem.training.objective import ContrastiveObjective, Measured, ObjectiveSettings, build_objective
 from raysem.training.pairs import PairTable
+from raysem.training.run import TrainingResult, TrainingRun, TrainingSources
 from raysem.training.settings import TrainingSettings
 
 SAMPLE_RATE, CROP_SAMPLES, FRAME = 8000, 800, 16
@@ -100,14 +101,16 @@ def wav_bytes(frequency_hz: float, seconds: float, seed: int) -> bytes:
 
 def write_pairs(
     path: Path, num_clips: int, *, prefix: str = "clip", row_group_rows: int = 1000, improvement_set: bool = False,
-    broken: tuple[int, ...] = (),
+    broken: tuple[int, ...] = (), paths: dict[int, str] | None = None,
 ) -> str:  # fmt: skip
-    """A Parquet file of clips of 0.05 to 0.25 s with two captions each."""
+    """A Parquet file of clips of 0.05 to 0.25 s with two captions each; those in `paths` lie elsewhere."""
     rows = []
     for i in range(num_clips):
         texts = [f"{CAPTIONS[i % 5]} {i}", f"{CAPTIONS[i % 5]} far away"]
         audio = b"not audio" if i in broken else wav_bytes(100 + 300 * (i % 5), 0.05 + 0.05 * (i % 5), i)
         row: dict[str, Any] = {"clip_id": f"{prefix}-{i:04d}", "audio": {"bytes": audio, "path": None}}
+        if paths and i in paths:
+            row["audio"] = {"bytes": None, "path": paths[i]}
         row["captions"] = [{"caption_id": t, "text": t, "similarity": 0.5} for t in texts] if improvement_set else texts
         rows.append(row)
     schema = tables.IMPROVEMENT_SET if improvement_set else tables.CLIPS
@@ -142,9 +145,7 @@ def run_tiny(
     device = torch.device("cpu")
     built = build_objective(model, objective, device, load_teacher=lambda: TinyNetwork(seed=9))
     replay = PairTable([str(data / "replay.parquet")]) if objective.replay_probability else None
-    result = train(
-        model,
-        wrap_objective(built),  # type: ignore[arg-type]
+    run = TrainingRun(
         sources=TrainingSources(
             PairTable([str(data / "main.parquet")], memory_mib=memory_mib),
             PairTable([str(data / "held_out.parquet")]),
@@ -153,12 +154,11 @@ def run_tiny(
         ),
         audio=AudioSettings(min_duration_seconds=0.01),
         settings=settings or tiny_settings(),
-        context=context or LocalContext(),
         output=str(folder),
         seed=seed,
         write_model=write_model,
     )
-    return model, result
+    return model, train(model, wrap_objective(built), run, context or LocalContext())  # type: ignore[arg-type]
 
 
 def write_data(folder: Path, **changes: Any) -> Path:
