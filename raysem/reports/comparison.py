@@ -9,11 +9,14 @@ from typing import Any
 
 from raysem import config
 from raysem.errors import DataError
+from raysem.metrics.bootstrap import Interval
+from raysem.reports.seed_intervals import ClipScores, over_seeds
 
 # Keys of a recipe that do not make a run another experiment.
 _NOT_AN_EXPERIMENT = ("seed", "output", "cluster", "report")
 _RETRIEVAL = (("text_to_audio", "R@1"), ("text_to_audio", "R@10"), ("text_to_audio", "mAP@10"))
 _MAX_SETTINGS_SHOWN = 6
+_BASELINES = ("teacher", "control")
 
 
 @dataclass
@@ -23,9 +26,12 @@ class _Experiment:
     name: str
     recipe: Mapping[str, Any]
     summaries: list[Mapping[str, Any]] = field(default_factory=list)
+    clip_scores: list[Mapping[str, ClipScores]] = field(default_factory=list)
 
 
-def compare(summaries: Sequence[Mapping[str, Any]]) -> str:
+def compare(
+    summaries: Sequence[Mapping[str, Any]], clip_scores: Sequence[Mapping[str, ClipScores]] | None = None
+) -> str:
     """A Markdown table: a row per model, a column per set; in %, mean ± sd over the runs that differ by seed only.
 
     The standard deviation is the sample's (n - 1), between seeds of training; the bootstrap interval of one run is
@@ -34,13 +40,15 @@ def compare(summaries: Sequence[Mapping[str, Any]]) -> str:
     Args:
         summaries: contents of summary.json; the parts `evaluation` and, where there, `differences`, `seed` and
             `recipe` (the resolved one: runs without it are taken for one experiment).
+        clip_scores: for each summary its sets' scores clip by clip; with them, each experiment of at least two runs
+            gets a table of its own for each set, with intervals over clips and seeds.
     """
     if not summaries:
         raise DataError("compare: no summary given")
     for number, summary in enumerate(summaries, start=1):
         if not summary.get("evaluation"):
             raise DataError(f"compare: summary {number} has no evaluation; the run did not come that far")
-    experiments = _experiments(summaries)
+    experiments = _experiments(summaries, clip_scores or [{}] * len(summaries))
     columns = _columns(summaries)
     head = ["experiment"] * (len(experiments) > 1) + ["model", "runs", *(name for name, _ in columns)]
     rows = []
@@ -49,17 +57,56 @@ def compare(summaries: Sequence[Mapping[str, Any]]) -> str:
             runs = [summary for summary in experiment.summaries if model in summary["evaluation"]]
             cells = [_cell([read(summary, model) for summary in runs], name) for name, read in columns]
             rows.append([experiment.name] * (len(experiments) > 1) + [model, str(len(runs)), *cells])
-    return "\n".join([*_table(head, rows, num_texts=len(head) - len(columns) - 1), "", *_legend(experiments)])
+    lines = [*_table(head, rows, num_texts=len(head) - len(columns) - 1), "", *_legend(experiments)]
+    for experiment in experiments:
+        lines += _interval_tables(experiment, named=len(experiments) > 1)
+    return "\n".join(lines)
 
 
-def _experiments(summaries: Sequence[Mapping[str, Any]]) -> list[_Experiment]:
+def _interval_tables(experiment: _Experiment, *, named: bool) -> list[str]:
+    """A table for each set that all runs of an experiment have scored clip by clip."""
+    if len(experiment.clip_scores) < 2:
+        return []
+    lines: list[str] = []
+    for set_name in experiment.clip_scores[0]:
+        if not all(set_name in scores for scores in experiment.clip_scores):
+            continue
+        rows = over_seeds(set_name, [scores[set_name] for scores in experiment.clip_scores], baselines=_BASELINES)
+        if not rows:
+            continue
+        baselines = list(rows[0].differences)
+        head = ["model", f"{set_name}, accuracy", "each seed", *(f"against {baseline}" for baseline in baselines)]
+        cells = [
+            [row.model, _with_interval(row.accuracy), " ".join(f"{100 * value:.1f}" for value in row.by_seed)]
+            + [_with_interval(row.differences[baseline], signed=True) for baseline in baselines]
+            for row in rows
+        ]
+        where = f"{experiment.name}: " if named else ""
+        level = f"{100 * rows[0].accuracy.level:g}"
+        note = f"{where}mean [{level} % interval; clips and seeds drawn again, the seeds are few], in % and points:"
+        lines += ["", note, "", *_table(head, cells, num_texts=1)]
+    return lines
+
+
+def _with_interval(interval: Interval | None, *, signed: bool = False) -> str:
+    if interval is None:
+        return "–"
+    sign = "+" if signed else ""
+    low, mean, high = (f"{100 * value:{sign}.1f}" for value in (interval.low, interval.estimate, interval.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def _experiments(
+    summaries: Sequence[Mapping[str, Any]], clip_scores: Sequence[Mapping[str, ClipScores]]
+) -> list[_Experiment]:
     by_digest: dict[str, _Experiment] = {}
-    for summary in summaries:
+    for summary, scores in zip(summaries, clip_scores, strict=True):
         recipe = {key: value for key, value in summary.get("recipe", {}).items() if key not in _NOT_AN_EXPERIMENT}
         digest = config.digest(recipe)
         if digest not in by_digest:
             by_digest[digest] = _Experiment(_letter(len(by_digest)), recipe)
         by_digest[digest].summaries.append(summary)
+        by_digest[digest].clip_scores.append(scores)
     return list(by_digest.values())
 
 

@@ -22,12 +22,14 @@ from raysem.evaluation.differences import paired_differences
 from raysem.evaluation.zero_shot import ZeroShotProtocol, ZeroShotResult, zero_shot
 from raysem.models.protocol import AudioTextModel
 from raysem.models.teacher import load_teacher
+from raysem.reports.seed_intervals import ClipScores
 from raysem.runs import teachers
 from raysem.runs.curation_recipe import EvaluationSettings
 from raysem.runs.roles import clip_shards
 from raysem.text.prompts import prompt
 
 CONTROL = "control"
+STAGE = "evaluate/scores"
 
 
 def score(
@@ -70,6 +72,18 @@ def score(
         columns = {"clip_id": clip_ids[set_name], **{name: pa.array(values) for name, values in by_model.items()}}
         storage.write_table(storage.join(folder, f"correct_{set_name}.parquet"), pa.table(columns))
     return {"headline": _headline(evaluation, differences)}
+
+
+def read_clip_scores(output: storage.Location, summary: Mapping[str, Any]) -> dict[str, ClipScores]:
+    """The scores of the run at `output` clip by clip, by set; empty where the run left none."""
+    stage = summary.get("stages", {}).get(STAGE)
+    found: dict[str, ClipScores] = {}
+    for file in storage.list_files(storage.join(output, STAGE, stage["digest"]), ".parquet") if stage else []:
+        table = storage.read_table(file)
+        models = [name for name in table.column_names if name != "clip_id"]
+        correct = {name: np.asarray(table[name].to_numpy(), np.float64) for name in models}
+        found[storage.name_of(file).removeprefix("correct_")] = ClipScores(table["clip_id"].to_pylist(), correct)
+    return found
 
 
 @dataclass(frozen=True)

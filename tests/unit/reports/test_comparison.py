@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from raysem.errors import DataError
 from raysem.reports.comparison import compare
+from raysem.reports.seed_intervals import ClipScores, over_seeds
 
 
 def summary(seed, teacher, student, threshold=0.6):
@@ -70,3 +72,36 @@ def test_a_run_without_evaluation_is_refused():
         compare([summary(0, 0.5, 0.5), {"recipe": {}}])
     with pytest.raises(DataError, match="no summary"):
         compare([])
+
+
+def clip_scores(teacher, student, ids=("a", "b", "c", "d")):
+    return {"esc50": ClipScores(ids, {"teacher": np.array(teacher), "DU": np.array(student)})}
+
+
+def test_runs_that_differ_by_seed_get_intervals_over_clips_and_seeds():
+    runs = [summary(0, 0.50, 0.75), summary(1, 0.50, 0.75)]
+    scores = [clip_scores([1, 1, 0, 0], [1, 1, 1, 0]), clip_scores([1, 1, 0, 0], [1, 1, 1, 0])]
+    table = cells(compare(runs, scores))
+    assert table[-3] == ["model", "esc50, accuracy", "each seed", "against teacher"]
+    assert table[-2][2:] == ["50.0 50.0", "–"]
+    assert table[-1][2] == "75.0 75.0"
+    assert table[-1][3].startswith("+25.0 [+0.0, +")
+
+
+def test_the_order_of_the_clips_may_differ_between_runs():
+    turned = clip_scores([0, 0, 1, 1], [0, 1, 1, 1], ids=("d", "c", "b", "a"))["esc50"]
+    straight = clip_scores([1, 1, 0, 0], [1, 1, 1, 0])["esc50"]
+    both = over_seeds("esc50", [straight, turned], baselines=["teacher", "control"])
+    alike = over_seeds("esc50", [straight, straight], baselines=["teacher", "control"])
+    assert both == alike
+    assert list(both[0].differences) == ["teacher"]
+
+
+def test_runs_scored_on_other_clips_are_not_joined():
+    runs = [summary(0, 0.50, 0.75), summary(1, 0.50, 0.75)]
+    with pytest.raises(DataError, match="other clips of esc50"):
+        compare(runs, [clip_scores([1, 0, 0, 1], [1, 1, 0, 0]), clip_scores([1, 0, 0, 1], [1, 1, 0, 0], ids="abce")])
+
+
+def test_one_run_alone_has_no_interval_over_seeds():
+    assert "drawn again" not in compare([summary(0, 0.5, 0.6)], [clip_scores([1, 0, 0, 1], [1, 1, 0, 0])])
