@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -398,15 +398,6 @@ def stages(recipe: CurateAndTrainRecipe, output: storage.Location) -> list[Stage
     return CurateAndTrain(recipe, output).stages
 
 
-def preflight(recipe: CurateAndTrainRecipe, output: storage.Location, chosen: Sequence[Stage]) -> list[str]:
-    """Check on the driver what can be checked before Ray starts; returns warnings.
-
-    Raises:
-        UserError: a path, a setting or a resource that cannot work.
-    """
-    return curation_preflight.check(recipe, output, chosen)
-
-
 def finish(results: Mapping[str, StageResult], output: storage.Location) -> None:
     """Put the report where a person looks for it, when this run came that far."""
     if "report" in results:
@@ -420,7 +411,8 @@ JOB: Job[CurateAndTrainRecipe] = Job(
     default_recipe="quickstart.yaml",
     default_output=str(Path("runs") / "quickstart"),
     stages=stages,
-    preflight=preflight,
+    preflight=curation_preflight.check,
+    check_resources=curation_preflight.check_resources,
     finish=finish,
     connect=lambda recipe: connect_ray(
         recipe.cluster.address,

@@ -1,15 +1,24 @@
-"""Checks of `curate_and_train` on the driver, before Ray: paths, sizes, resources."""
+"""Checks of `curate_and_train` on the driver, before Ray: paths, resources, and what the work will take of them.
+
+The columns of csv and Parquet files are checked by the corpora stages, which run before Ray starts, too.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from raysem import storage
 from raysem.errors import ConfigError, UserError
+from raysem.models.checkpoint import read_config
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
+from raysem.runs.resource_estimate import estimate
+from raysem.runs.resource_facts import Facts, is_elsewhere, local_cpus
 from raysem.stages import Stage, done_record
+
+log = logging.getLogger(__name__)
 
 LEAST_FREE_BYTES = 200 * 2**20
 COMFORTABLE_FREE_BYTES = 2 * 2**30
@@ -49,6 +58,21 @@ def check(recipe: CurateAndTrainRecipe, output: storage.Location, chosen: Sequen
     return warnings + _gpus(recipe) if any(done_record(stage, output) is None for stage in chosen) else []
 
 
+def check_resources(recipe: CurateAndTrainRecipe, output: storage.Location, chosen: Sequence[Stage]) -> list[str]:
+    """Estimate what is left to do, once the corpora are read: log it, return warnings.
+
+    Raises:
+        UserError: it cannot fit; the message begins with the key to change.
+    """
+    facts = Facts(recipe, output, chosen)
+    found = estimate(facts.work(), facts.machine())
+    if found.refusals:
+        raise UserError("; ".join(found.refusals))
+    for line in found.lines:
+        log.info("estimate, %s", line)
+    return found.warnings
+
+
 def _check_roots(recipe: CurateAndTrainRecipe) -> None:
     corpora = recipe.corpora
     named = {f"corpora.evaluation.{name}": (source,) for name, source in corpora.evaluation.items()}
@@ -68,6 +92,11 @@ def _check_models(recipe: CurateAndTrainRecipe) -> None:
     for key, location in files.items():
         if location and not storage.exists(location):
             raise ConfigError(f"{key}: {location}: no such file or folder")
+    if teacher.kind == "raysem":
+        try:
+            read_config(teacher.location)
+        except UserError as error:
+            raise ConfigError(f"teacher.location: {error}") from None
 
 
 def _trainings(recipe: CurateAndTrainRecipe) -> dict:
@@ -81,7 +110,7 @@ def _trainings(recipe: CurateAndTrainRecipe) -> dict:
 def _gpus(recipe: CurateAndTrainRecipe) -> list[str]:
     """On a Ray of this machine, GPUs asked for must be here; a cluster may still grow."""
     cluster = recipe.cluster
-    if cluster.address or os.environ.get("RAY_ADDRESS"):
+    if is_elsewhere(recipe):
         return []
     import torch
 
@@ -91,7 +120,7 @@ def _gpus(recipe: CurateAndTrainRecipe) -> list[str]:
     asked = max(asked, per_embedder * (cluster.embedding.embed_workers or 1))
     if asked > there:
         raise ConfigError(f"cluster: {asked:g} GPUs are asked for, this machine has {there}")
-    cores = cluster.local_cpus or os.cpu_count() or 1
+    cores = local_cpus(recipe)
     if cluster.training_workers * cluster.training_cpus_per_worker > cores:
         raise ConfigError(
             f"cluster.training_workers: {cluster.training_workers} x {cluster.training_cpus_per_worker:g} CPUs are "

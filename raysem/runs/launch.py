@@ -32,7 +32,8 @@ RecipeT = TypeVar("RecipeT", bound=config.Settings)
 class Job(Generic[RecipeT]):
     """A job by its parts. `stages` and `preflight` start no work.
 
-    `connect` starts or joins Ray; called when a stage is next that needs a cluster.
+    When a stage is next that needs a cluster, `check_resources` looks at what is known by then and may refuse or warn,
+    and `connect` starts or joins Ray.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Job(Generic[RecipeT]):
     default_output: str
     stages: Callable[[RecipeT, storage.Location], list[Stage]]
     preflight: Callable[[RecipeT, storage.Location, Sequence[Stage]], list[str]]
+    check_resources: Callable[[RecipeT, storage.Location, Sequence[Stage]], list[str]]
     connect: Callable[[RecipeT], None]
     finish: Callable[[Mapping[str, StageResult], storage.Location], None]
 
@@ -151,9 +153,13 @@ def _run(job: Job, options: argparse.Namespace) -> int:
         for change in write_plan(stages, output, config.plain(recipe)):
             log.info("recipe changed since the last run here: %s", change)
         storage.write_text(storage.join(output, "recipe.yaml"), config.to_yaml(recipe))
-        results = run_stages(
-            stages, output, until=options.until, fresh=options.fresh, connect=lambda: job.connect(recipe)
-        )
+
+        def connect() -> None:
+            for warning in job.check_resources(recipe, output, chosen):
+                log.warning("%s", warning)
+            job.connect(recipe)
+
+        results = run_stages(stages, output, until=options.until, fresh=options.fresh, connect=connect)
         job.finish(results, output)
     print(_closing(results, output, time.monotonic() - began))
     return 0

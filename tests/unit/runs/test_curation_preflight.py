@@ -71,6 +71,11 @@ def test_weights_that_are_not_there_are_named(key: str, tmp_path: Path):
         checked(tmp_path, **changes, **{key: "nothing.pth"})
 
 
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"^teacher\.location: .*: no raysem checkpoint there"):
+        checked(tmp_path, teacher={"kind": "raysem", "location": str(tmp_path)})
+
+
 def test_a_name_on_the_hub_is_no_path(tmp_path: Path):
     assert checked(tmp_path, **{"teacher": {"kind": "hf_clap", "location": "some/model"}}) == []
 

@@ -181,6 +181,7 @@ def tiny_job(work: Callable[[str], dict[str, Any]], connected: list[int] | None 
         default_output="runs/tiny",
         stages=stages,
         preflight=lambda recipe, output, chosen: ["the disk is nearly full"],
+        check_resources=lambda recipe, output, chosen: ["memory is tight"],
         connect=lambda recipe: (connected if connected is not None else []).append(1),
         finish=lambda results, output: storage.write_text(storage.join(output, "finished"), "yes"),
     )
@@ -207,6 +208,7 @@ def test_a_job_runs_writes_its_recipe_and_is_skipped_by_the_next_call(
     assert (output / "finished").exists()
     assert not (output / LOCK).exists()
     assert "the disk is nearly full" in caplog.text
+    assert "memory is tight" in caplog.text
     assert main(job, tiny) == 0
     assert "skipped: first, second" in capsys.readouterr().out
     assert connected == [1]
