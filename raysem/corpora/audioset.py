@@ -12,7 +12,6 @@ reject, unless asked otherwise.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from raysem.corpora.rows import ClipRow
 from raysem.corpora.sources import AudioFiles, Record, find_first, open_text, read_csv, require_folder, split_tables
 from raysem.corpora.youtube import check_video_id, find_segment, segment_name
 from raysem.errors import DataError
+from raysem.ontology.graph import read_nodes
 
 NEEDS = "balanced_train_segments.csv, unbalanced_train_segments.csv or eval_segments.csv, class names, and audio/"
 PARTS = ("balanced_train", "unbalanced_train", "eval")
@@ -71,7 +71,7 @@ def read_class_names(root: str) -> dict[str, str]:
     ontology = find_first(root, ["ontology.json", "ontology/ontology.json"])
     if ontology is None:
         raise DataError(f"{root}: neither class_labels_indices.csv nor ontology.json is there for the class names")
-    return {node["id"]: node["name"] for node in read_ontology(ontology)}
+    return {node["id"]: node["name"] for node in read_nodes(ontology)}
 
 
 def _names_in(table: str) -> dict[str, str]:
@@ -82,19 +82,6 @@ def _names_in(table: str) -> dict[str, str]:
             raise DataError(f"{record.place}: mid {mid!r} was already used at {places[mid]}")
         names[mid], places[mid] = record.text("display_name"), record.place
     return names
-
-
-def read_ontology(location: str) -> list[dict]:
-    """The nodes of `ontology.json`: id, name, description, child_ids, restrictions, as published."""
-    try:
-        nodes = storage.read_json(location)
-    except FileNotFoundError:
-        raise DataError(f"{location}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{location}: not valid JSON ({error})") from error
-    if not isinstance(nodes, list) or not all(isinstance(node, dict) and {"id", "name"} <= set(node) for node in nodes):
-        raise DataError(f"{location}: expected a list of nodes with id and name")
-    return nodes
 
 
 def read_audioset(root: str, options: AudioSetOptions | None = None) -> Iterator[ClipRow]:

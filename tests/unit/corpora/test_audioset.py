@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from raysem.corpora.audioset import AudioSetOptions, read_audioset, read_class_names, read_ontology, read_segments
+from raysem.corpora.audioset import AudioSetOptions, read_audioset, read_class_names, read_segments
 from raysem.corpora.registry import read_corpus
 from raysem.corpora.youtube import file_names
 from raysem.errors import DataError
+from raysem.ontology.graph import read_nodes
 
 GOOGLE = [
     "# Segments csv created Sun Mar  5 10:54:25 2017",
@@ -141,7 +142,7 @@ def test_the_real_segments_classes_and_ontology_are_whole(shared_data: Path, tmp
     ]
     assert counts == [22160, 20371]
     assert len(read_class_names(str(root))) == 527
-    assert len(read_ontology(str(root / "ontology.json"))) == 632
+    assert len(read_nodes(str(root / "ontology.json"))) == 632
     for path in root.iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "audio").mkdir()
