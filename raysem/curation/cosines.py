@@ -4,9 +4,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -16,10 +13,11 @@ from torch import Tensor
 from raysem.curation.sketches import NORM_TOLERANCE
 
 Array = np.ndarray | Tensor
+Pairs = tuple[Tensor, Tensor, Tensor]
+"""Clip index (int64), caption index (int64), cosine (float32)."""
 ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
 
-PAIRS_AT_ONCE = 128  # a chunk of products stays in a core's cache
-PAIRS_PER_TASK = 8 * PAIRS_AT_ONCE
+PAIRS_AT_ONCE = 128  # a chunk of rows stays in a core's cache
 CUDA_PAIRS_AT_ONCE = 32_768
 
 
@@ -51,9 +49,7 @@ class Rows:
             assert self._tensor is not None
             return self._tensor[start:stop].float()
         rows = np.ascontiguousarray(self._host[start:stop], dtype=np.float32)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of read-only memory; nothing is written to it here
-            return torch.from_numpy(rows)
+        return torch.from_numpy(rows if rows.flags.writeable else rows.copy())  # torch warns of read-only memory
 
     def take(self, index_P: Tensor) -> Tensor:
         if self._host is not None:
@@ -64,7 +60,7 @@ class Rows:
     def take_host(self, index_P: np.ndarray) -> np.ndarray:
         """Of rows on the CPU."""
         assert self._host is not None
-        return self._host[index_P].astype(np.float32, copy=False)
+        return self._host.take(index_P, axis=0).astype(np.float32, copy=False)
 
     def sample(self, size: int) -> Tensor:
         """Up to `size` rows, evenly placed."""
@@ -85,73 +81,66 @@ class Rows:
 
 def exact_cosines(audio: Rows, text: Rows, audio_index: Tensor, caption_index: Tensor) -> Tensor:
     """float32 (P,): products in float64, summed by halving, rounded once."""
-    if audio.device.type == "cpu":
-        return _on_host(_exact, audio, text, audio_index, caption_index)
     parts = []
-    for left, right in _chunks(audio_index, caption_index):
-        product_DP = (audio.take(left).double() * text.take(right).double()).T.contiguous()
-        parts.append(_folded(product_DP).float())
-    return torch.cat(parts) if parts else torch.empty(0, device=audio.device)
-
-
-def rough_cosines(audio: Rows, text: Rows, audio_index: Tensor, caption_index: Tensor) -> Tensor:
-    """float32 (P,) at a third of the cost: summed in float32, in an order that depends on the machine."""
     if audio.device.type == "cpu":
-        return _on_host(_rough, audio, text, audio_index, caption_index)
-    parts = [(audio.take(left) * text.take(right)).sum(dim=1) for left, right in _chunks(audio_index, caption_index)]
+        for left_P, right_P in _chunks(audio_index, caption_index, PAIRS_AT_ONCE):
+            cosine_P = _exact(audio.take_host(left_P.numpy()), text.take_host(right_P.numpy()))
+            parts.append(torch.from_numpy(cosine_P))
+    else:
+        for left_P, right_P in _chunks(audio_index, caption_index, CUDA_PAIRS_AT_ONCE):
+            product_DP = (audio.take(left_P).double() * text.take(right_P).double()).T.contiguous()
+            parts.append(_folded(product_DP).float())
     return torch.cat(parts) if parts else torch.empty(0, device=audio.device)
 
 
-def _chunks(audio_index: Tensor, caption_index: Tensor) -> zip[tuple[Tensor, Tensor]]:
+def pairs_above(audio: Rows, text: Rows, audio_index: Tensor, caption_index: Tensor, threshold: float) -> Pairs:
+    """Those of the pairs whose exact cosine is at least `threshold`, and the cosine; in the order given.
+
+    A float32 product sorts out most of the others, at a third of the cost.
+    """
+    likely_from = threshold - 1e-5 - audio.width * 2.0**-22  # float32 sums, in whatever order
+    found: list[Pairs] = [(audio_index[:0], caption_index[:0], torch.empty(0, device=audio.device))]
+    if audio.device.type == "cpu":
+        for left_P, right_P in _chunks(audio_index, caption_index, PAIRS_AT_ONCE):
+            left_PD, right_PD = audio.take_host(left_P.numpy()), text.take_host(right_P.numpy())
+            likely = np.flatnonzero(np.vecdot(left_PD, right_PD) >= likely_from)
+            if len(likely):
+                exact = _exact(left_PD[likely], right_PD[likely])
+                above = np.flatnonzero(exact >= threshold)
+                index_P = torch.from_numpy(likely[above])
+                found.append((left_P[index_P], right_P[index_P], torch.from_numpy(exact[above])))
+    else:
+        for left_P, right_P in _chunks(audio_index, caption_index, CUDA_PAIRS_AT_ONCE):
+            likely_P = (audio.take(left_P) * text.take(right_P)).sum(dim=1) >= likely_from
+            left_P, right_P = left_P[likely_P], right_P[likely_P]
+            cosine_P = exact_cosines(audio, text, left_P, right_P)
+            above_P = cosine_P >= threshold
+            found.append((left_P[above_P], right_P[above_P], cosine_P[above_P]))
+    clips, captions, cosines = zip(*found, strict=True)
+    return torch.cat(clips), torch.cat(captions), torch.cat(cosines)
+
+
+def _chunks(audio_index: Tensor, caption_index: Tensor, size: int) -> zip[tuple[Tensor, Tensor]]:
     if not len(audio_index):
         return zip((), (), strict=True)
-    return zip(audio_index.split(CUDA_PAIRS_AT_ONCE), caption_index.split(CUDA_PAIRS_AT_ONCE), strict=True)
-
-
-def _on_host(
-    function: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    audio: Rows,
-    text: Rows,
-    audio_index: Tensor,
-    caption_index: Tensor,
-) -> Tensor:
-    """`function` over chunks of pairs, by as many threads as torch may use.
-
-    numpy and Python's threads, not torch's: the chunks are small, and OpenMP's barriers after each small step take a
-    hundred times as long as the step when other processes have the cores.
-    """
-    left_P, right_P = audio_index.numpy(), caption_index.numpy()
-    result_P = np.empty(len(left_P), np.float32)
-
-    def settle(begin: int) -> None:
-        for start in range(begin, min(begin + PAIRS_PER_TASK, len(left_P)), PAIRS_AT_ONCE):
-            chunk = slice(start, start + PAIRS_AT_ONCE)
-            result_P[chunk] = function(audio.take_host(left_P[chunk]), text.take_host(right_P[chunk]))
-
-    tasks = range(0, len(left_P), PAIRS_PER_TASK)
-    threads = min(torch.get_num_threads(), len(tasks))
-    if threads <= 1:
-        for begin in tasks:
-            settle(begin)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(settle, tasks))
-    return torch.from_numpy(result_P)
-
-
-def _rough(left_PD: np.ndarray, right_PD: np.ndarray) -> np.ndarray:
-    return np.einsum("pd,pd->p", left_PD, right_PD)
+    return zip(audio_index.split(size), caption_index.split(size), strict=True)
 
 
 def _exact(left_PD: np.ndarray, right_PD: np.ndarray) -> np.ndarray:
-    product_PD = left_PD.astype(np.float64)
-    product_PD *= right_PD.astype(np.float64)
-    width = product_PD.shape[1]
-    while width > 32:  # long rows are added fastest as they lie, short ones across
-        half = (width + 1) // 2
-        product_PD[:, : width - half] += product_PD[:, half:width]
-        width = half
-    return _folded(np.ascontiguousarray(product_PD[:, :width].T))
+    """float32 (P,).
+
+    A sum in float64 in any order lies within `lost` of the one by halving, so where both ends of that span round to
+    the same float32, that is the value; one pair of 100,000 has to be summed by halving itself.
+    """
+    left_PD, right_PD = left_PD.astype(np.float64), right_PD.astype(np.float64)
+    sum_P = np.vecdot(left_PD, right_PD)
+    width = left_PD.shape[1]
+    lost = 2 * (width + 64) * 2.0**-53  # twice what the terms, whose sizes sum up to 1.002, can lose in both sums
+    cosine_P = (sum_P - lost).astype(np.float32)
+    unsure = np.flatnonzero(cosine_P != (sum_P + lost).astype(np.float32))
+    if len(unsure):
+        cosine_P[unsure] = _folded(np.ascontiguousarray((left_PD[unsure] * right_PD[unsure]).T))
+    return cosine_P
 
 
 def _folded(product_DP: ArrayT) -> ArrayT:

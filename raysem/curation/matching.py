@@ -2,8 +2,8 @@
 
 The similarity of a pair is defined once, by `pair_similarity`: both rows as float32, their products in float64 (exact
 there), summed by halving (the upper half of the row is added to the lower, until one number is left), rounded to
-float32 once. Only element-wise operations take part, so a pair's value is the same to the bit whatever the tile, the
-batch, the order, the number of threads or the machine. A pair is kept if this value >= float32(threshold).
+float32 once: the same to the bit whatever the tile, the batch, the order, the number of threads or the machine. Another
+way to add is taken where it is proved to end at the same float32. A pair is kept if this value >= float32(threshold).
 
 Candidates come from `sketches`, whose cheap products are upper bounds; a float32 dot product sorts out most that are
 false, and each that is left is settled with that value.
@@ -13,13 +13,14 @@ false, and each that is left is settled with that value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raysem.curation.cosines import Array, Rows, exact_cosines, rough_cosines
+from raysem.curation.cosines import Array, Pairs, Rows, exact_cosines, pairs_above
 from raysem.curation.sketches import (
     CaptionBlock,
     ClipTile,
@@ -29,13 +30,14 @@ from raysem.curation.sketches import (
     caption_block,
     choose_projection,
 )
+from raysem.curation.threads import in_order, one_thread_each
 from raysem.errors import DataError
 
 Chunk = tuple[Array, Array, Array]
 
 MAX_PAIRS = 50_000_000  # 1 GB of results
 SAMPLED_ROWS = 1024  # of each side, to choose a projection
-CPU_TILE = (1024, 2048)
+CPU_TILE = (1024, 1024)
 CUDA_TILE = (8192, 16384)
 
 
@@ -78,9 +80,10 @@ def match_tiles(
     precision: Precision | None = None,
     tile: tuple[int, int] | None = None,
 ) -> Iterator[Chunk]:
-    """The pairs of `match_above` as a stream of chunks, each from one tile and sorted; never more than a tile at once.
+    """The pairs of `match_above` as a stream of chunks, each from one tile and sorted; never more than a few at once.
 
-    The chunks follow the clips, and within a block of clips the captions; tiles without pairs are left out.
+    On CPUs each of torch's threads settles tiles of its own. The chunks follow the clips, and within a block of clips
+    the captions; tiles without pairs are left out.
     """
     if not -1 <= threshold <= 1:  # also false for NaN
         raise ValueError(f"similarity threshold {threshold}: a cosine lies between -1 and 1")
@@ -162,22 +165,41 @@ def pair_similarity(audio_AD: Array, text_CD: Array, audio_index: Array, caption
 
 def _stream(audio: Rows, captions: PreparedCaptions, threshold: float, clips_per_tile: int) -> Iterator[Chunk]:
     projection, blocks = captions.sketches(audio, threshold)
-    slack = 1e-5 + audio.width * 2.0**-22  # float32 sums, in whatever order torch takes
-    for start in range(0, len(audio), clips_per_tile):
+    starts = range(0, len(audio), clips_per_tile)
+    precisions = {block.precision for block in blocks}
+
+    def clip_tile(start: int) -> ClipTile:
         rows_aD = audio.block(start, start + clips_per_tile)
-        clips = ClipTile(projection(rows_aD) if projection else rows_aD)
-        for block in blocks:
-            row_P, column_P = clips.candidates(block, threshold)
-            if not len(row_P):
-                continue
-            audio_index, caption_index = row_P + start, column_P + block.start
-            likely_P = rough_cosines(audio, captions.rows, audio_index, caption_index) >= threshold - slack
-            audio_index, caption_index = audio_index[likely_P], caption_index[likely_P]
-            similarity_P = exact_cosines(audio, captions.rows, audio_index, caption_index)
-            keep_P = similarity_P >= threshold
-            chunk = audio_index[keep_P], caption_index[keep_P], similarity_P[keep_P]
+        return ClipTile(projection(rows_aD) if projection else rows_aD, precisions)
+
+    def settled(start: int, clips: Callable[[], ClipTile], block: CaptionBlock) -> Pairs:
+        row_P, column_P = clips().candidates(block, threshold)
+        return pairs_above(audio, captions.rows, row_P + start, column_P + block.start, threshold)
+
+    def tiles(made: Callable[[int], Callable[[], ClipTile]]) -> Iterator[Callable[[], Pairs]]:
+        for start in starts:
+            clips = made(start)
+            yield from (partial(settled, start, clips, block) for block in blocks)
+
+    def at_once(start: int) -> Callable[[], ClipTile]:
+        clips = clip_tile(start)
+        return lambda: clips
+
+    threads = min(torch.get_num_threads(), len(starts) * len(blocks)) if audio.device.type == "cpu" else 1
+    if threads > 1:
+        with one_thread_each(threads) as pool:
+            # a tile waits for its clips; they were given to the pool before it, so that none waits for ever
+            chunks = in_order(pool, tiles(lambda start: pool.submit(clip_tile, start).result), num_ahead=2 * threads)
+            yield from (_as_given(chunk, audio) for chunk in chunks if len(chunk[0]))
+    else:
+        for tile in tiles(at_once):
+            chunk = tile()
             if len(chunk[0]):
-                yield chunk if audio.is_torch else (chunk[0].numpy(), chunk[1].numpy(), chunk[2].numpy())
+                yield _as_given(chunk, audio)
+
+
+def _as_given(chunk: Pairs, audio: Rows) -> Chunk:
+    return chunk if audio.is_torch else (chunk[0].numpy(), chunk[1].numpy(), chunk[2].numpy())
 
 
 def _joined(chunks: list[Chunk], *, like: Array) -> Chunk:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -140,8 +141,10 @@ def caption_block(rows_cK: Tensor, start: int, wanted: Precision) -> CaptionBloc
 class ClipTile:
     """A block of clips against blocks of captions, in whichever precision each of these has."""
 
-    def __init__(self, rows_aK: Tensor):
+    def __init__(self, rows_aK: Tensor, precisions: Collection[Precision]):
         self._rows_aK = rows_aK
+        self._bf16 = rows_aK.bfloat16() if "bf16" in precisions else None
+        self._int8 = _quantised_clips(rows_aK) if "int8" in precisions else None
         self._accumulation = 1e-5 + rows_aK.shape[1] * 2.0**-22  # float32 sums of K terms, in any order
 
     def candidates(self, block: CaptionBlock, threshold: float) -> tuple[Tensor, Tensor]:
@@ -149,6 +152,7 @@ class ClipTile:
         if self._rows_aK.is_cuda:
             return self._cuda_candidates(block, threshold)
         if block.precision == "int8":
+            assert self._int8 is not None
             rows_aK, error_a, scale_a = self._int8
             # a.t - a'.t' = (a - a').t + a'.(t - t'), where a', t' are what int8 holds
             lost_a = (1 + 2 * NORM_TOLERANCE) * (error_a + block.error) + error_a * block.error + self._accumulation
@@ -157,6 +161,7 @@ class ClipTile:
         if block.precision == "bf16":
             lost = (1 + 4 * NORM_TOLERANCE) * 2.0**-8 + 2.0**-9 * (abs(threshold) + 0.02) + 2 * self._accumulation
             cutoff = _bf16_below(threshold - lost)
+            assert self._bf16 is not None
             tile_ac = self._bf16 @ block.rows.T
             if cutoff.item() > 0:  # positive bf16 numbers are ordered as their bits are, negative ones lie below
                 return _nonzero(tile_ac.view(torch.int16), cutoff.view(torch.int16))
@@ -165,6 +170,7 @@ class ClipTile:
 
     def _cuda_candidates(self, block: CaptionBlock, threshold: float) -> tuple[Tensor, Tensor]:
         if block.precision == "bf16":
+            assert self._bf16 is not None
             # out_dtype: else partial sums may be rounded to bf16 on the way, and the bound does not hold
             tile_ac = torch.mm(self._bf16, block.rows.T, out_dtype=torch.float32)
             lost = (1 + 4 * NORM_TOLERANCE) * 2.0**-8 + self._accumulation
@@ -174,14 +180,11 @@ class ClipTile:
         row_P, column_P = (tile_ac >= threshold - lost).nonzero(as_tuple=True)
         return row_P, column_P
 
-    @functools.cached_property
-    def _bf16(self) -> Tensor:
-        return self._rows_aK.bfloat16()
 
-    @functools.cached_property
-    def _int8(self) -> tuple[Tensor, Tensor, Tensor]:
-        scale_a1 = (self._rows_aK.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-9)
-        return *_quantised(self._rows_aK, scale_a1), scale_a1[:, 0]
+def _quantised_clips(rows_aK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """int8 rows, what each lost, and the scale of each."""
+    scale_a1 = (rows_aK.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-9)
+    return *_quantised(rows_aK, scale_a1), scale_a1[:, 0]
 
 
 def _quantised(rows_aK: Tensor, scale_a1: Tensor) -> tuple[Tensor, Tensor]:
