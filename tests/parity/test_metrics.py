@@ -8,7 +8,10 @@ from scipy import stats
 from sklearn import metrics
 
 from raysem.metrics.accuracy import confusion_matrix, per_class_accuracy, top1_correct
+from raysem.metrics.average_precision import average_precision
 from raysem.metrics.bootstrap import bootstrap_interval, paired_difference_interval
+from raysem.metrics.d_prime import roc_auc
+from raysem.metrics.rank_correlation import rank_correlation
 from raysem.metrics.retrieval import retrieval_scores
 
 
@@ -60,3 +63,18 @@ def test_bootstrap_intervals_equal_scipys_within_their_own_noise(scored):
     ):
         theirs = stats.bootstrap((values,), np.mean, method="percentile", rng=0).confidence_interval
         assert ours.to_json() == pytest.approx([theirs.low, theirs.high], abs=0.004)
+
+
+@pytest.mark.parametrize("digits", [15, 1])
+def test_average_precision_and_area_of_tags_equal_sklearns(digits):
+    generator = np.random.default_rng(3)
+    targets = generator.random((300, 8)) < 0.1
+    scores = np.round(generator.random(targets.shape) + 0.2 * targets, digits)
+    precision = metrics.average_precision_score(targets, scores, average=None)
+    np.testing.assert_allclose(average_precision(scores, targets), precision, rtol=1e-12)
+    np.testing.assert_allclose(roc_auc(scores, targets), metrics.roc_auc_score(targets, scores, average=None))
+
+
+def test_rank_correlation_equals_scipys_with_ties():
+    one, other = np.random.default_rng(4).integers(0, 9, size=(2, 200))
+    assert rank_correlation(one, other + one) == pytest.approx(stats.spearmanr(one, other + one).statistic)
