@@ -68,3 +68,18 @@ class _Sum(torch.autograd.Function):
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
+
+
+def mean_over_ranks(values: Tensor, count: Tensor | None = None) -> Tensor:
+    """Sum of `values` over all ranks divided by their number there, a scalar, the same on every rank.
+
+    Ranks may hold different numbers of values. Gradients as in `gather_with_gradient`: a rank's own is world_size
+    times its share, and DistributedDataParallel's average is that of one process on the joined batch.
+
+    Args:
+        count: what the rank adds to the divisor instead of its number of values; no gradient flows there. Where it is
+            0 on every rank, the mean is 0.
+    """
+    own = torch.full((), values.numel(), device=values.device) if count is None else count.detach()
+    total, number = sum_over_ranks(torch.stack([values.sum(), own.to(values.dtype)])).unbind()
+    return total / number.detach().clamp(min=torch.finfo(values.dtype).tiny)
