@@ -19,6 +19,14 @@ app = typer.Typer(
 )
 corpus_app = typer.Typer(no_args_is_help=True, help="Read, check and pack corpora.")
 app.add_typer(corpus_app, name="corpus")
+ontology_app = typer.Typer(no_args_is_help=True, help="Look at the ontology of sound classes.")
+app.add_typer(ontology_app, name="ontology")
+text_app = typer.Typer(no_args_is_help=True, help="Look at the texts of classes.")
+app.add_typer(text_app, name="text")
+
+OntologyOption = Annotated[
+    str, typer.Option("--ontology", help="ontology.json or its folder (default: $RAYSEM_ONTOLOGY)", show_default=False)
+]
 
 
 def main() -> None:
@@ -86,6 +94,87 @@ def corpus_pack(
     print(json.dumps(pack(clips, output, target_mib_per_shard=shard_mib), indent=2, default=str))
 
 
+@ontology_app.command("show")
+def ontology_show(
+    name: Annotated[str, typer.Argument(help="name or id of a class")],
+    ontology: OntologyOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """A class: where it stands, its description, its children."""
+    from raysem.ontology.source import OntologySettings, load_ontology
+
+    loaded = load_ontology(OntologySettings(file=ontology), key="--ontology")
+    node = loaded.find(name)
+    paths = [[step.name for step in path] for path in loaded.paths_to(node)]
+    children = [loaded.nodes[id].name for id in node.child_ids]
+    if as_json:
+        about = {"description": node.description, "children": children, "restrictions": list(node.restrictions)}
+        print(json.dumps({"id": node.id, "name": node.name, "paths": paths, **about}, indent=2, ensure_ascii=False))
+        return
+    print(f"{node.name}  {node.id}")
+    for path in paths:
+        print(f"  {' > '.join(path)}")
+    for title, words in (("", node.description), ("children: ", ", ".join(children))):
+        if words:
+            print(f"  {title}{words}")
+    if node.restrictions:
+        print(f"  restrictions: {', '.join(node.restrictions)}")
+
+
+@ontology_app.command("distance")
+def ontology_distance(
+    one: Annotated[str, typer.Argument(help="name or id of a class")],
+    other: Annotated[str, typer.Argument(help="name or id of a class")],
+    ontology: OntologyOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """How many edges lie between two classes, and a shortest way."""
+    from raysem.ontology.source import OntologySettings, load_ontology
+
+    loaded = load_ontology(OntologySettings(file=ontology), key="--ontology")
+    first, last = loaded.find(one), loaded.find(other)
+    distance, path = loaded.distances.distance(first.id, last.id), loaded.shortest_path(first, last)
+    names = [node.name for node in path]
+    print(json.dumps({"distance": distance, "path": names}) if as_json else f"{distance}  {' - '.join(names)}")
+
+
+@text_app.command("neighbours")
+def text_neighbours(
+    name: Annotated[str, typer.Argument(help="name or id of a class")],
+    ontology: OntologyOption = "",
+    classes: Annotated[str, typer.Option(help="class_labels_indices.csv (default: the one beside the ontology)")] = "",
+    texts: Annotated[
+        str, typer.Option(help="description, name, prompt, or a csv with the columns class and description")
+    ] = "description",
+    encoder: Annotated[str | None, typer.Option(help="text encoder: name on the Hub, folder or URI")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="longer texts are cut")] = 100,
+    cache: Annotated[str, typer.Option(help="folder for the vectors of texts")] = "~/.cache/raysem/label_tables",
+    k: Annotated[int, typer.Option("-k", min=1, help="how many classes")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """The classes whose texts are nearest to that of a class: cosine, distance in the ontology, name."""
+    from raysem.evaluation.label_texts import text_neighbourhood
+    from raysem.ontology.source import OntologySettings
+    from raysem.text.encoder import TextEncoderSettings
+
+    named = {"name": encoder} if encoder else {}
+    found = text_neighbourhood(
+        name,
+        OntologySettings(file=ontology, classes=classes),
+        texts=texts,
+        encoder=TextEncoderSettings(max_tokens=max_tokens, **named),
+        cache=storage.absolute(cache),
+        count=k,
+    )
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    print(f"{found['name']}: {found['text']}")
+    for row in found["neighbours"]:
+        print(f"{row['similarity']:.4f}  {row['distance']:3d}  {row['name']}")
+    print(f"similarity and distance, {found['classes']} classes: rank correlation {found['rank_correlation']:.3f}")
+
+
 @app.command("show-config")
 def show_config(
     recipe: Annotated[str | None, typer.Argument(help="recipe file (default: the quickstart)")] = None,
@@ -135,17 +224,22 @@ def search(
 def compare(
     runs: Annotated[list[str], typer.Argument(help="output folders of finished runs")],
 ) -> None:
-    """One table over several runs (seeds, recipes): mean and standard deviation of each model's scores, as Markdown."""
-    from raysem.reports.comparison import compare as compare_summaries
+    """One table over several runs (seeds, recipes): mean and standard deviation of each model's scores, as Markdown.
 
-    summaries = []
+    Runs that differ by seed only also get a table with intervals over clips and seeds.
+    """
+    from raysem.reports.comparison import compare as compare_summaries
+    from raysem.runs.final_scores import read_clip_scores
+
+    summaries, clip_scores = [], []
     for run in runs:
         location = storage.join(storage.absolute(run), "summary.json")
         try:
             summaries.append(storage.read_json(location))
         except FileNotFoundError:
             raise UserError(f"{location}: no such file; the run has not finished") from None
-    print(compare_summaries(summaries))
+        clip_scores.append(read_clip_scores(storage.absolute(run), summaries[-1]))
+    print(compare_summaries(summaries, clip_scores))
 
 
 if __name__ == "__main__":
