@@ -24,6 +24,7 @@ from raysem.runs.launch import Job, connect_ray
 from raysem.runs.selection_rules import (
     ds_of,
     improvement_set_counts,
+    listening_threshold,
     replay_source,
     selection_key,
     selection_name,
@@ -274,6 +275,7 @@ class CurateAndTrain:
         """Histograms, keep-rates, precision against hidden labels, hubness, and pairs to listen to."""
         selections = list(self._selections.values())
         recipe = self.recipe
+        listen_at = listening_threshold(recipe)
 
         def run(folder: storage.Location) -> dict[str, Any]:
             return run_as_task(
@@ -287,6 +289,7 @@ class CurateAndTrain:
                     neighbours=self.neighbours.folder(self.output),
                     selections={stage.name: stage.folder(self.output) for stage in selections},
                     thresholds={stage.name: threshold_of(stage.settings) for stage in selections},
+                    listening_threshold=listen_at,
                     floor=recipe.lowest_threshold(),
                     num_clips=count_rows(self.embed_wild.folder(self.output)),
                     num_captions=count_rows(self.embed_captions.folder(self.output)),
@@ -300,7 +303,7 @@ class CurateAndTrain:
         inputs = [self.match, self.neighbours, self.pool, self._corpora["wild"]]
         inputs += [*(stage for stage in (self.domain, self.screen) if stage), *selections]
         settings = {"players": recipe.report.players_per_class, "classes": recipe.report.listening_classes}
-        settings |= {"hubness_k": recipe.curation.neighbours}
+        settings |= {"hubness_k": recipe.curation.neighbours, "listen_at": listen_at}
         return Stage("select/statistics", run, settings=settings, inputs=inputs)
 
     # -- students -----------------------------------------------------------------------------------------------------

@@ -125,6 +125,8 @@ class StatisticsInputs:
     neighbours: storage.Location
     selections: Mapping[str, storage.Location]
     thresholds: Mapping[str, float]
+    listening_threshold: float
+    """Pairs to hear are taken from far above, just above and just below it."""
     floor: float
     num_clips: int
     num_captions: int
@@ -229,8 +231,7 @@ class _Sampler:
 
     def __init__(self, inputs: StatisticsInputs):
         self._inputs = inputs
-        scored = {name: value for name, value in inputs.thresholds.items() if not name.startswith("select/DS_")}
-        self.threshold = min(scored.values()) if scored else inputs.floor
+        self.threshold = inputs.listening_threshold
         self._kept_from = float(np.float32(self.threshold))  # as selection compares
         self._screened = pa.array([], pa.string())
         if inputs.screened is not None:

@@ -65,6 +65,16 @@ def threshold_of(settings: dict[str, Any]) -> float:
     return settings["caption_threshold" if settings["strategy"] == "DS" else "similarity_threshold"]
 
 
+def listening_threshold(recipe: CurateAndTrainRecipe) -> float:
+    """The cosine around which the report lets a person listen: the recipe's own rule's, else that of its first variant
+    which has one, else the floor."""
+    for student in (recipe, *recipe.students().values()):
+        rule = selection_of(student)
+        if rule.strategy != "DS":
+            return rule.similarity_threshold
+    return recipe.lowest_threshold()
+
+
 def improvement_set_counts(counts: dict[str, Any], name: str) -> dict[str, Any]:
     """The counts of a selection's stage, with clips and pairs by name.
 

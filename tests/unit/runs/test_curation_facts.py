@@ -90,6 +90,7 @@ class World:
             neighbours=self.neighbours,
             selections={"select/DU_0.7": f"{self.root}/select"},
             thresholds={"select/DU_0.7": THRESHOLD},
+            listening_threshold=THRESHOLD,
             floor=FLOOR,
             num_clips=len(CLIPS),
             num_captions=len(TEXTS),

@@ -11,6 +11,7 @@ from raysem.runs.curation_recipe import CurateAndTrainRecipe
 from raysem.runs.selection_rules import (
     ds_of,
     improvement_set_counts,
+    listening_threshold,
     replay_source,
     selection_key,
     selection_name,
@@ -85,3 +86,13 @@ def test_a_selection_without_a_pair_stops_the_job():
     assert improvement_set_counts(counts, "select/DU_0.7") == counts | {"clips": 2, "pairs": 3}
     with pytest.raises(DataError, match=r"select/DU_0\.7: no pair passes the rule, of 4 above the floor"):
         improvement_set_counts({"rows": 0, "outcomes": {"pairs_left": 4}}, "select/DU_0.7")
+
+
+def test_the_report_listens_at_the_threshold_of_the_recipes_own_rule_not_at_a_laxer_variants():
+    laxer = {"lax": {"curation.similarity_threshold": 0.55}, "DU": {}}
+    assert (
+        listening_threshold(recipe(curation={"similarity_threshold": 0.7, "match_floor": 0.5}, variants=laxer)) == 0.7
+    )
+    annotated = {"strategy": "DS", "similarity_threshold": 0.7, "match_floor": 0.5}
+    assert listening_threshold(recipe(curation=annotated, variants={"ADS": {"curation.strategy": "ADS"}})) == 0.7
+    assert listening_threshold(recipe(curation=annotated)) == 0.5
