@@ -1,10 +1,11 @@
 """Embedding a pool through the Ray stage against a bare loop over the same decoding task and the same actor.
 
-    python -m benchmarks.embedding [--clips 960] [--cpus N] [--encoder cnn14_tiny] [--quick] [--json FILE]
+    python -m benchmarks.embedding [--clips 1280] [--cpus N] [--encoder cnn14_tiny] [--quick] [--json FILE]
 
 The bare loop calls `_decode_unit` and `_Embedder` one after the other in plain Python, without Ray and without writing:
 in one process, and in as many processes as the stage has at work (its actors and its decoding tasks). All have the
-stage's own number of threads and its units. The loops run on an eighth of the pool, before and after the stage.
+stage's own number of threads and its units, of the size that a recipe has by default. The loops run before and after
+the stage, each process on two units.
 
 Start-up is left out. The loops start together after each has embedded one unit. The stage is timed by its done-records
 over its second half, for while its actor starts, its tasks decode ahead, and at first the actor lives on that. `drift`
@@ -50,14 +51,16 @@ from raysem.models.checkpoint import save_model
 from raysem.models.start import build_clap
 from raysem.models.teacher import TeacherSource
 
-CLIPS_PER_UNIT = 8
-LOOP_SHARE = 8
+CLIPS_PER_UNIT = EmbedSettings().clips_per_unit
+QUICK_CLIPS_PER_UNIT = 2
+MIN_UNITS = 8
+UNITS_PER_LOOP = 2
 START_SECONDS = 300
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The shards, and the job on them but for its output."""
+    """The shards, of one unit each, and the job on them but for its output."""
 
     shards: list[str]
     job: EmbedJob
@@ -67,13 +70,15 @@ class Pool:
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Measures, prints one line per way, and returns the rows."""
     parser = parser_of(__doc__)
-    parser.add_argument("--clips", type=int, help="clips of 10 s, Ogg Opus (default: 960)")
+    parser.add_argument("--clips", type=int, help="clips of 10 s, Ogg Opus (default: 1280)")
+    parser.add_argument("--clips-per-unit", type=int, help=f"default: {CLIPS_PER_UNIT}, as in a recipe")
     parser.add_argument("--cpus", type=int, default=cores(), help="CPUs of the local Ray (default: the cores)")
     parser.add_argument("--encoder", choices=("cnn14_tiny", "cnn14"), default="cnn14_tiny")
     options = parser.parse_args(argv)
-    options.clips = options.clips or (8 * CLIPS_PER_UNIT if options.quick else 960)
-    if options.clips < 8 * CLIPS_PER_UNIT:
-        parser.error(f"--clips: at least {8 * CLIPS_PER_UNIT}, a shard for each quarter")
+    options.clips_per_unit = options.clips_per_unit or (QUICK_CLIPS_PER_UNIT if options.quick else CLIPS_PER_UNIT)
+    options.clips = options.clips or (MIN_UNITS * options.clips_per_unit if options.quick else 1280)
+    if options.clips < MIN_UNITS * options.clips_per_unit:
+        parser.error(f"--clips: at least {MIN_UNITS * options.clips_per_unit}, two units for each quarter")
     return finish(measure(options), options)
 
 
@@ -81,7 +86,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
     """One row for the stage and for each bare loop: clips per second, and the stage's over the loop's as the ratio."""
     with tempfile.TemporaryDirectory(prefix="raysem-benchmark-") as folder:
         pool = make_pool(Path(folder), options)
-        processes = pool.workers.count + decode_tasks(pool.workers, options.cpus)
+        processes = min(pool.workers.count + decode_tasks(pool.workers, options.cpus), len(pool.shards))
         ways = {f"bare loop, {processes} processes": processes}
         if not options.quick:
             ways["bare loop, 1 process"] = 1
@@ -90,7 +95,8 @@ def measure(options: argparse.Namespace) -> list[Row]:
             stage, drift = stage_rate(pool, str(Path(folder) / "embeddings"))
         after = {} if options.quick else {name: bare_rate(pool, count) for name, count in ways.items()}
     setting = (
-        f"{options.clips} clips of 10 s (Ogg Opus), {options.encoder}, Ray with {options.cpus} CPUs: "
+        f"{options.clips} clips of 10 s (Ogg Opus) in units of {options.clips_per_unit}, {options.encoder}, "
+        f"Ray with {options.cpus} CPUs: "
         f"actors {pool.workers.count}, threads {pool.workers.threads}, decoding tasks at once "
         f"{processes - pool.workers.count}; ratio: the stage over this way, in clips/s"
     )
@@ -109,7 +115,7 @@ def make_pool(folder: Path, options: argparse.Namespace) -> Pool:
     shards = write_pool(
         folder / "clips",
         options.clips,
-        clips_per_shard=2 * CLIPS_PER_UNIT,
+        clips_per_shard=options.clips_per_unit,
         format="opus",
         seconds=10.0,
         sample_rate=48_000,
@@ -122,7 +128,7 @@ def make_pool(folder: Path, options: argparse.Namespace) -> Pool:
         workers=worker_settings,
         audio=AudioSettings(sample_rate=settings.log_mel.sample_rate),
         crop_samples=settings.crop_samples,
-        embed=EmbedSettings(clips_per_unit=CLIPS_PER_UNIT),
+        embed=EmbedSettings(clips_per_unit=options.clips_per_unit),
     )
     gpus = float(torch.cuda.device_count())
     return Pool(shards, job, plan_workers(worker_settings, {"CPU": float(options.cpus), "GPU": gpus}))
@@ -152,8 +158,8 @@ def stage_rate(pool: Pool, output: str) -> tuple[float, float]:
 
 
 def bare_rate(pool: Pool, processes: int) -> float:
-    """Clips per second of `processes` plain loops, each with its own model and every so-many-th unit."""
-    shards = pool.shards[: max(len(pool.shards) // LOOP_SHARE, processes)]  # a unit at least for each
+    """Clips per second of `processes` plain loops, each with its own model and as many units as the others."""
+    shards = pool.shards[: min(len(pool.shards) // processes, UNITS_PER_LOOP) * processes]
     units, num_clips = _units({storage.name_of(shard): shard for shard in shards}, pool.job.embed.clips_per_unit)
     context = multiprocessing.get_context("spawn")  # fork would copy Ray's and torch's threads
     ready, answers = context.Barrier(processes), context.Queue()
