@@ -258,3 +258,83 @@ def test_ctrl_c_ends_with_one_line_and_leaves_no_ray_behind(job: Any, tmp_path: 
     assert "KeyboardInterrupt" not in text
     assert not (output / "_lock.json").exists()
     wait_until(lambda: job.ray_processes() == [], None)
+
+
+ADS = (
+    # The test clips are in the pool too, and some clips of the pool twice: what the screen is there to find.
+    "corpora.wild=[{corpus: synthetic, part: wild}, {corpus: synthetic, part: test}]",
+    "corpora.synthetic.wild_clips=40",
+    "corpora.synthetic.exact_duplicate_share=0.1",
+    "corpora.rows_per_shard=20",
+    "curation.strategy=ADS",
+    "curation.similarity_threshold=0.23",
+    "curation.caption_threshold=0.96",
+    "curation.exclude_overlap_similarity=0.999999",
+    "curation.duplicate_similarity=0.999999",
+    "teacher.training.steps=20",
+    "student.training.steps=6",
+    "cluster.training_workers=2",
+)
+"""The smoke recipe as ADS with screening, replay of what DS keeps, and two ranks of half a CPU each. A teacher of 20
+steps finds all clips alike: only the same audio is above 0.999999, and captions differ little from labels."""
+
+
+@pytest.fixture(scope="module")
+def screened(job: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    output = tmp_path_factory.mktemp("screened") / "run"
+    done = job.run(output, *(word for setting in ADS for word in ("--set", setting)))
+    assert done.returncode == 0, done.stderr[-5000:]
+    return output, done
+
+
+def test_the_screen_finds_test_clips_and_repeated_clips_and_no_rule_sees_them_again(screened: Any):
+    output, _ = screened
+    rejects = storage.read_table(str(only_folder(output / "screen") / "rejects.parquet")).to_pylist()
+    outcome_of = {row["clip_id"]: row["outcome"] for row in rejects}
+    assert len(outcome_of) == len(rejects)
+    assert {outcome_of.get(f"test_{index:06d}") for index in range(30)} == {"excluded_overlap"}
+    (hidden,) = output.glob("corpora/synthetic/*/hidden_labels.parquet")
+    known = storage.read_table(str(hidden)).to_pylist()
+    repeated = [(row["clip_id"], row["duplicate_of"]) for row in known if row["kind"] == "exact_duplicate"]
+    assert len(repeated) == 4
+    assert all("duplicate" in (outcome_of.get(copy), outcome_of.get(original)) for copy, original in repeated)
+    counts = storage.read_json(str(output / "summary.json"))["counts"]
+    assert counts["wild"]["clips"] == sum(counts["wild"]["outcomes"].values()) == 70
+    assert counts["screen"]["clips"] == sum(counts["screen"]["outcomes"].values()) == counts["wild"]["outcomes"][KEPT]
+    assert counts["screen"]["outcomes"] == {
+        KEPT: counts["screen"]["clips"] - len(rejects),
+        **Counter(outcome_of.values()),
+    }
+    kept = improvement_set(output, "ADS_0.23")
+    assert kept
+    assert not {row["clip_id"] for row in kept} & set(outcome_of)
+
+
+def test_ads_takes_the_captions_that_ds_keeps_and_both_are_trained_on(screened: Any):
+    output, _ = screened
+    ads, ds = (
+        {caption["caption_id"] for row in improvement_set(output, name) for caption in row["captions"]}
+        for name in ("ADS_0.23", "DS_0.96")
+    )
+    assert ads
+    assert ads <= ds
+    assert len(ds) < storage.read_json(str(output / "summary.json"))["curation"]["num_captions"]
+    sources = storage.read_json(str(only_folder(output / "student" / "student") / "_done.json"))["inputs"]
+    assert {"select/ADS_0.23", "select/DS_0.96"} <= set(sources)
+
+
+def test_two_ranks_train_teacher_and_student_each_on_its_half_of_every_batch(screened: Any):
+    output, done = screened
+    summary = storage.read_json(str(output / "summary.json"))
+    for name, steps in {"teacher": 20, "student": 6}.items():
+        training = summary["models"][name]["training"]
+        assert (training["steps"], training["clips_loaded"]) == (steps, steps * 8)
+        assert summary["stages"][name if name == "teacher" else f"student/{name}"]["attempts"] == 1
+    assert len(re.findall(r"Started training worker group of size 2", done.stderr)) == 2
+    assert (output / "report" / "index.html").stat().st_size > 10_000
+
+
+def improvement_set(output: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a rule of selection."""
+    shards = read_shards(only_folder(output / "select" / name)).values()
+    return [row for table in shards for row in table.to_pylist()]
