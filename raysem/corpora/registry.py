@@ -193,7 +193,7 @@ CORPORA: dict[str, CorpusInfo] = {
             "synthetic",
             "the embedded default: sounds made by arithmetic, 35 classes, in four parts with captions",
             "none is needed",
-            "nothing: it is made below the output; clips_table reads its parts",
+            "nothing; it is made below the output, and clips_table reads its parts",
             synthetic.SyntheticSettings,
             make=synthetic.build_synthetic,
             sources=synthetic.SOURCES,
