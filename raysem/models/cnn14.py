@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from raysem.config import Settings
+from raysem.models.encoder import EncodedAudio, SpectrogramNetwork
 
 NUM_BLOCKS = 6
 MIN_FRAMES = 32  # the first five blocks each halve the number of frames, and that of mel bins
@@ -62,7 +63,7 @@ class ConvBlock(nn.Module):
         return F.avg_pool2d(features_BCNF, pool) if pool > 1 else features_BCNF
 
 
-class Cnn14(nn.Module):
+class Cnn14(SpectrogramNetwork):
     """An audio encoder: `logmel_BNF` in, `embedding_BW` out, one row per clip in the same order.
 
     PANNs (Kong et al. 2020), repository qiuqiangkong/audioset_tagging_cnn, pytorch/models.py, class Cnn14. The names
@@ -89,6 +90,18 @@ class Cnn14(nn.Module):
         return self.settings.embedding_width
 
     def forward(self, logmel_BNF: Tensor) -> Tensor:
+        return self._embedding(self._feature_map(logmel_BNF))
+
+    def encode(self, spectrogram_BNF: Tensor) -> EncodedAudio:
+        """The embedding with the map it was pooled from, 1/32 of the frames and of the mel bins."""
+        features_BCNF = self._feature_map(spectrogram_BNF)
+        return EncodedAudio(self._embedding(features_BCNF), features_BCNF.transpose(2, 3))
+
+    def class_logits(self, encoded: EncodedAudio) -> Tensor:
+        """AudioSet logits (B, K); the model must have its classifier (`num_classes`)."""
+        return self.fc_audioset(encoded.embedding_BW)
+
+    def _feature_map(self, logmel_BNF: Tensor) -> Tensor:
         if logmel_BNF.dim() != 3 or logmel_BNF.shape[2] != self.settings.num_mels or logmel_BNF.shape[1] < MIN_FRAMES:
             raise ValueError(
                 f"expected a log-mel batch (clips, at least {MIN_FRAMES} frames, {self.settings.num_mels} mels), "
@@ -102,6 +115,9 @@ class Cnn14(nn.Module):
             conv_block = self.get_submodule(f"conv_block{block + 1}")
             features_BCNF = conv_block(features_BCNF, pool=2 if block < NUM_BLOCKS - 1 else 1)
             features_BCNF = F.dropout(features_BCNF, self.settings.block_dropout, self.training)
+        return features_BCNF
+
+    def _embedding(self, features_BCNF: Tensor) -> Tensor:
         features_BCN = features_BCNF.mean(dim=3)
         embedding_BW = features_BCN.amax(dim=2) + features_BCN.mean(dim=2)
         embedding_BW = F.dropout(embedding_BW, self.settings.embedding_dropout, self.training)
