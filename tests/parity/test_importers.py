@@ -19,6 +19,7 @@ from raysem.models.clap import Clap, ClapSettings
 from raysem.models.importers import clap2022
 from raysem.models.importers.clap2022 import load_clap2022
 from raysem.models.importers.panns import load_panns
+from raysem.models.pretrained import EncoderSource, load_encoder
 from raysem.models.start import build_clap
 from raysem.models.teacher import TeacherSource, load_teacher
 from raysem.text.encoder import TextEncoderSettings
@@ -138,6 +139,26 @@ def test_a_panns_checkpoint_gives_its_own_log_mel_embedding_and_classes(panns_fi
     assert len(state) == 84
     assert round(learned / 1e6, 2) == 80.75
     assert sum(buffer.numel() for buffer in panns.log_mel.state_dict().values()) == kernels
+
+
+def test_panns_is_an_encoder_of_waveforms_too(panns_file: Path):
+    panns, waveform_BT = load_panns(str(panns_file)), clips(32_000)
+    source = EncoderSource(kind="panns", location=str(panns_file))
+    whole, bare = load_encoder(source), load_encoder(source, with_classes=False)
+    assert (bare.sample_rate, bare.crop_samples, bare.embedding_width) == (32_000, 320_000, 2048)
+    with torch.no_grad():
+        expected_BW = panns.encoder(panns.log_mel(waveform_BT))
+        encoded = whole(waveform_BT)
+        probability_BK = torch.sigmoid(whole.class_logits(encoded))
+        bare_BW = bare(waveform_BT).embedding_BW
+    assert torch.equal(encoded.embedding_BW, expected_BW)
+    assert torch.equal(bare_BW, expected_BW)
+    assert encoded.map_BWFN.shape == (2, 2048, 2, 3)
+    torch.testing.assert_close(probability_BK, panns.encoder.class_probabilities(expected_BW))
+    assert whole.state_dict().keys() - bare.state_dict().keys() == {
+        "network.fc_audioset.weight",
+        "network.fc_audioset.bias",
+    }
 
 
 def test_a_clap_model_starts_from_panns_with_its_kernels_at_its_own_sample_rate(panns_file: Path, bert_folder: Path):

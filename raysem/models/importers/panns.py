@@ -17,9 +17,10 @@ from raysem.audio.logmel import LogMel, LogMelSettings
 from raysem.models.checkpoint import check_keys
 from raysem.models.clap import Clap
 from raysem.models.cnn14 import Cnn14, Cnn14Settings
+from raysem.models.encoder import WaveformEncoder
+from raysem.models.importers.network import NUM_CLASSES, load_network
 from raysem.models.importers.pth import read_state_dict
 
-NUM_CLASSES = 527
 # Name in the file: name in `LogMel`.
 FRONT_END = {
     "logmel_extractor.melW": "melW",
@@ -45,6 +46,15 @@ def load_panns(location: str, *, log_mel: LogMelSettings = LOG_MEL, key: str = "
         log_mel: sample rate at which the kernels of the file are to run, and their hop.
     """
     return panns_from_state(read_state_dict(location, key=key), log_mel=log_mel, where=location)
+
+
+def load_panns_encoder(location: str, *, with_classes: bool = True, key: str = "encoder.location") -> WaveformEncoder:
+    """The same as an encoder of waveforms in evaluation mode; without its classifier where asked for."""
+    panns = load_panns(location, key=key)
+    network = load_network(
+        panns.encoder.settings, panns.encoder.state_dict(), with_classes=with_classes, where=location
+    )
+    return WaveformEncoder(panns.log_mel, network, crop_seconds=10.0).eval()
 
 
 def panns_from_state(state: Mapping[str, Tensor], *, log_mel: LogMelSettings, where: str) -> PannsCnn14:

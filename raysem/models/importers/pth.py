@@ -1,4 +1,4 @@
-"""Reading a `.pth` file of others: only tensors, never code."""
+"""Reading a `.pth`, `.pt` or `.ckpt` file of others: only tensors, never code."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ _UNREADABLE = (
 )
 
 
-def read_state_dict(location: str, *, key: str) -> dict[str, Tensor]:
-    """The tensors of a `.pth` file: the entry `model` if there is one, else the whole content.
+def read_state_dict(location: str, *, key: str, entry: str = "model") -> dict[str, Tensor]:
+    """The tensors of a `.pth` file: the entry of this name if there is one, else the whole content.
 
     Read with `weights_only=True`. `key` is the dotted key of the setting that names the file.
     """
@@ -53,7 +53,7 @@ def read_state_dict(location: str, *, key: str) -> dict[str, Tensor]:
     except _UNREADABLE as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise DataError(f"{location}: cannot be read with weights_only=True ({reason})") from error
-    state = content.get("model", content) if isinstance(content, Mapping) else content
+    state = content.get(entry, content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise DataError(f"{location}: expected names with tensors, alone or under 'model'")
+        raise DataError(f"{location}: expected names with tensors, alone or under {entry!r}")
     return dict(state)
