@@ -31,6 +31,8 @@ QUICK: dict[str, tuple[str, ...]] = {
     "matching": ("--clips", "256", "--captions", "512", "--width", "64", "--repeats", "1", "--threads", "1"),
     "training": ("--quick",),
     "driver_memory": ("--quick",),
+    "omap": ("--quick",),
+    "encoders": ("--quick", "--only", "mn10", "--only", "passt_s"),
 }
 """The benchmarks in their order, with the arguments that make each one quick."""
 

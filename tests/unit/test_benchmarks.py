@@ -24,14 +24,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_quick_benchmarks_give_rows_with_a_ratio_and_the_machine(tmp_path: Path):
     output = tmp_path / "results.json"
-    for name in ("front_end", "matching"):  # one after the other: the second joins the results of the first
+    for name in ("front_end", "matching", "omap"):  # one after the other: the second joins the results of the first
         ended = run("--quick", "--only", name, "--output", str(output))
         assert ended.returncode == 0, ended.stderr
     results = json.loads(output.read_text())
     assert results["quick"] is True
     assert results["machine"]["cores"] >= 1
     assert {"cpu", "python", "torch", "ray"} <= results["machine"].keys()
-    assert list(results["benchmarks"]) == ["front_end", "matching"]
+    assert list(results["benchmarks"]) == ["front_end", "matching", "omap"]
     for name, entry in results["benchmarks"].items():
         assert {"date", "load_average", "seconds", "rows"} == entry.keys()
         for row in entry["rows"]:
@@ -62,7 +62,7 @@ for name in sys.argv[1:]:
     with contextlib.suppress(SystemExit):
         importlib.import_module(f"benchmarks.{name}").main(["--help"])
 """
-    names = ["front_end", "embedding", "matching", "training", "driver_memory"]
+    names = ["front_end", "embedding", "matching", "training", "driver_memory", "omap", "encoders"]
     ended = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("usage:") == ended.stdout.count("also write the rows there") == len(names)
