@@ -302,7 +302,10 @@ class CurateAndTrain:
 
         inputs = [self.match, self.neighbours, self.pool, self._corpora["wild"]]
         inputs += [*(stage for stage in (self.domain, self.screen) if stage), *selections]
-        settings = {"players": recipe.report.players_per_class, "classes": recipe.report.listening_classes}
+        settings: dict[str, Any] = {
+            "players": recipe.report.players_per_class,
+            "classes": recipe.report.listening_classes,
+        }
         settings |= {"hubness_k": recipe.curation.neighbours, "listen_at": listen_at}
         return Stage("select/statistics", run, settings=settings, inputs=inputs)
 
