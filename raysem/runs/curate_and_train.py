@@ -24,7 +24,7 @@ from raysem.runs.launch import Job, connect_ray
 from raysem.runs.selection_rules import (
     ds_of,
     improvement_set_counts,
-    listening_threshold,
+    listening_rules,
     replay_source,
     selection_key,
     selection_name,
@@ -275,7 +275,7 @@ class CurateAndTrain:
         """Histograms, keep-rates, precision against hidden labels, hubness, and pairs to listen to."""
         selections = list(self._selections.values())
         recipe = self.recipe
-        listen_at = listening_threshold(recipe)
+        listening = self._listening
 
         def run(folder: storage.Location) -> dict[str, Any]:
             return run_as_task(
@@ -289,7 +289,7 @@ class CurateAndTrain:
                     neighbours=self.neighbours.folder(self.output),
                     selections={stage.name: stage.folder(self.output) for stage in selections},
                     thresholds={stage.name: threshold_of(stage.settings) for stage in selections},
-                    listening_threshold=listen_at,
+                    listening=listening,
                     floor=recipe.lowest_threshold(),
                     num_clips=count_rows(self.embed_wild.folder(self.output)),
                     num_captions=count_rows(self.embed_captions.folder(self.output)),
@@ -306,8 +306,17 @@ class CurateAndTrain:
             "players": recipe.report.players_per_class,
             "classes": recipe.report.listening_classes,
         }
-        settings |= {"hubness_k": recipe.curation.neighbours, "listen_at": listen_at}
+        settings |= {"hubness_k": recipe.curation.neighbours, "listening": listening}
         return Stage("select/statistics", run, settings=settings, inputs=inputs)
+
+    @property
+    def _listening(self) -> str | None:
+        """The selection whose pairs the report plays."""
+        for student, rule in listening_rules(self.recipe):
+            key = selection_key(rule, self._domain_of(student) if rule.strategy == "ADS" else None)
+            if key in self._selections:
+                return self._selections[key].name
+        return None
 
     # -- students -----------------------------------------------------------------------------------------------------
 

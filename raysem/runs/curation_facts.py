@@ -125,8 +125,8 @@ class StatisticsInputs:
     neighbours: storage.Location
     selections: Mapping[str, storage.Location]
     thresholds: Mapping[str, float]
-    listening_threshold: float
-    """Pairs to hear are taken from far above, just above and just below it."""
+    listening: str | None
+    """The selection, by its name in `selections`, whose kept and left out pairs are put to the ear; None: no one's."""
     floor: float
     num_clips: int
     num_captions: int
@@ -141,10 +141,11 @@ def statistics(folder: storage.Location, inputs: StatisticsInputs) -> dict[str, 
     """Write `statistics.json` (histogram, keep-rates, precision, hubness) and `listening.json` (pairs to hear)."""
     counts = PairCounts(inputs.floor, BINS)
     truth, sampler = _Truth(inputs), _Sampler(inputs)
-    for table in _shards(inputs.pairs):
+    for file in Ledger(inputs.pairs).files():
+        table = storage.read_table(file)
         nearest = table["rank_for_clip"].to_numpy() == 1
         counts.add(table["similarity"].to_numpy(), nearest, *truth.judge(table))
-        sampler.see(table)
+        sampler.see(table, storage.name_of(file))
     content = {
         "floor": inputs.floor,
         "num_clips": inputs.num_clips,
@@ -227,43 +228,56 @@ class _Truth:
 
 
 class _Sampler:
-    """Keeps, for each class of the domain, pairs far above, just above and just below the threshold in force."""
+    """For each class of the domain, pairs of one selection: its surest, its least sure, and the nearest it left out."""
 
     def __init__(self, inputs: StatisticsInputs):
         self._inputs = inputs
-        self.threshold = inputs.listening_threshold
-        self._kept_from = float(np.float32(self.threshold))  # as selection compares
+        self._selected: dict[str, storage.Location] = {}
+        if inputs.listening is not None:
+            files = Ledger(inputs.selections[inputs.listening]).files()
+            self._selected = {storage.name_of(file): file for file in files}
         self._screened = pa.array([], pa.string())
         if inputs.screened is not None:
             self._screened = storage.read_table(inputs.screened, ["clip_id"])["clip_id"].combine_chunks()
         self._class_of: dict[str, str] = {}
-        if inputs.domain is not None:
+        if inputs.domain is not None and inputs.listening is not None:
             table = storage.read_table(storage.join(inputs.domain, "domain.parquet"))
             self._class_of = dict(zip(table["caption_id"].to_pylist(), table["label"].to_pylist(), strict=True))
         self._best: dict[str, list[tuple[float, str, str]]] = {}
         self._near: dict[str, list[tuple[float, str, str]]] = {}
         self._below: dict[str, list[tuple[float, str, str]]] = {}
 
-    def see(self, table: pa.Table) -> None:
-        """Take a shard's pairs into account: each clip by its nearest caption only, so that players differ.
+    def see(self, table: pa.Table, shard: str) -> None:
+        """Take a shard's pairs into account: each clip by one caption only, so that players differ.
 
-        A clip that was screened out was rejected for another reason than its similarity, and shows nothing of it.
+        That is its nearest kept caption, or where none was kept its nearest. A clip that was screened out was left out
+        for another reason than its captions, and shows nothing of the rule.
         """
         if not self._class_of:
             return
-        top = table.filter(pc.equal(table["rank_for_clip"], 1))
-        top = top.filter(pc.invert(pc.is_in(top["clip_id"], value_set=self._screened)))
-        columns = [top[name].to_pylist() for name in ("similarity", "clip_id", "caption_id")]
-        for similarity, clip_id, caption_id in zip(*columns, strict=True):
-            label, item = self._class_of[caption_id], (similarity, clip_id, caption_id)
-            if similarity >= self._kept_from:
-                self._keep(self._best, label, item, key=lambda entry: -entry[0])
-                self._keep(self._near, label, item, key=lambda entry: entry[0])
-            else:
-                self._keep(self._below, label, item, key=lambda entry: -entry[0])
+        kept = self._kept_of(shard)
+        table = table.filter(pc.invert(pc.is_in(table["clip_id"], value_set=self._screened)))
+        for similarity, clip_id, caption_id in _rows(table.filter(pc.equal(table["rank_for_clip"], 1))):
+            if clip_id not in kept:
+                self._keep(self._below, caption_id, (similarity, clip_id, caption_id), key=lambda entry: -entry[0])
+        for clip_id, (similarity, caption_id) in kept.items():
+            item = (similarity, clip_id, caption_id)
+            self._keep(self._best, caption_id, item, key=lambda entry: -entry[0])
+            self._keep(self._near, caption_id, item, key=lambda entry: entry[0])
 
-    def _keep(self, kept: dict[str, list[tuple[float, str, str]]], label: str, item: Any, *, key: Any) -> None:
-        entries = kept.setdefault(label, [])
+    def _kept_of(self, shard: str) -> dict[str, tuple[float, str]]:
+        """The nearest kept caption of each clip that was kept."""
+        if shard not in self._selected:
+            return {}
+        rows = storage.read_table(self._selected[shard], ["clip_id", "captions"]).to_pylist()
+        nearest = {
+            row["clip_id"]: min(row["captions"], key=lambda kept: (-kept["similarity"], kept["caption_id"]))
+            for row in rows
+        }
+        return {clip_id: (caption["similarity"], caption["caption_id"]) for clip_id, caption in nearest.items()}
+
+    def _keep(self, kept: dict[str, list[tuple[float, str, str]]], caption_id: str, item: Any, *, key: Any) -> None:
+        entries = kept.setdefault(self._class_of[caption_id], [])
         entries.append(item)
         entries.sort(key=lambda entry: (key(entry), entry[1]))
         del entries[2 * self._inputs.per_class :]
@@ -292,7 +306,9 @@ class _Sampler:
                     },
                 }
             )
-        return {"threshold": self.threshold, "classes": classes}
+        name = self._inputs.listening
+        threshold = self._inputs.thresholds[name] if name is not None else None
+        return {"selection": name, "threshold": threshold, "classes": classes}
 
 
 def screen(
@@ -336,9 +352,8 @@ def _labels_of(corpus: storage.Location) -> set[str]:
     return labels
 
 
-def _shards(pairs: storage.Location) -> Iterator[pa.Table]:
-    for file in Ledger(pairs).files():
-        yield storage.read_table(file)
+def _rows(pairs: pa.Table) -> Iterator[tuple[float, str, str]]:
+    return zip(*(pairs[name].to_pylist() for name in ("similarity", "clip_id", "caption_id")), strict=True)
 
 
 def _texts(captions: storage.Location) -> dict[str, str]:

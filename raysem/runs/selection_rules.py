@@ -65,14 +65,13 @@ def threshold_of(settings: dict[str, Any]) -> float:
     return settings["caption_threshold" if settings["strategy"] == "DS" else "similarity_threshold"]
 
 
-def listening_threshold(recipe: CurateAndTrainRecipe) -> float:
-    """The cosine around which the report lets a person listen: the recipe's own rule's, else that of its first variant
-    which has one, else the floor."""
-    for student in (recipe, *recipe.students().values()):
-        rule = selection_of(student)
-        if rule.strategy != "DS":
-            return rule.similarity_threshold
-    return recipe.lowest_threshold()
+def listening_rules(recipe: CurateAndTrainRecipe) -> list[tuple[CurateAndTrainRecipe, SelectionSettings]]:
+    """Rules that match clips with captions, whose pairs the report may play: the recipe's own, then its variants'.
+
+    Each comes with the recipe that it is of.
+    """
+    rules = [(student, selection_of(student)) for student in (recipe, *recipe.students().values())]
+    return [(student, rule) for student, rule in rules if rule.strategy != "DS"]
 
 
 def improvement_set_counts(counts: dict[str, Any], name: str) -> dict[str, Any]:

@@ -65,17 +65,9 @@ class World:
         near = NeighbourShards(self.embedded, self.embedded_captions, 2)
         for shard in neighbour_shards(self.embedded, self.embedded_captions):
             Ledger(self.neighbours).finish(*near(shard))
+        self.shards = shards
         self.settings = SelectionSettings(similarity_threshold=THRESHOLD)
-        select = SelectShards(
-            pairs=self.pairs,
-            clips={storage.name_of(file): file for file in roles.clip_shards(self.wild)},
-            captions=roles.caption_shards(self.captions),
-            settings=self.settings,
-            facts=curation_facts.facts_for(self.pairs, self.settings, None),
-            teacher="weights",
-        )
-        for shard in shards:
-            Ledger(f"{self.root}/select").finish(*select(shard))
+        self.select("select", self.settings)
         rows = [
             {"caption_id": key, "similarity": 0.5 + 0.1 * index, "label": "rain" if "rain" in text else "dog"}
             for index, (key, text) in enumerate(zip(self.caption_ids, texts, strict=True))
@@ -90,7 +82,7 @@ class World:
             neighbours=self.neighbours,
             selections={"select/DU_0.7": f"{self.root}/select"},
             thresholds={"select/DU_0.7": THRESHOLD},
-            listening_threshold=THRESHOLD,
+            listening="select/DU_0.7",
             floor=FLOOR,
             num_clips=len(CLIPS),
             num_captions=len(TEXTS),
@@ -98,6 +90,21 @@ class World:
             per_class=2,
             classes=5,
         )
+
+    def select(self, name: str, settings: SelectionSettings, excluded: str | None = None) -> str:
+        """The folder of the pairs that a rule keeps."""
+        select = SelectShards(
+            pairs=self.pairs,
+            clips={storage.name_of(file): file for file in roles.clip_shards(self.wild)},
+            captions=roles.caption_shards(self.captions),
+            settings=settings,
+            facts=curation_facts.facts_for(self.pairs, settings, None),
+            teacher="weights",
+            excluded=excluded,
+        )
+        for shard in self.shards:
+            Ledger(f"{self.root}/{name}").finish(*select(shard))
+        return f"{self.root}/{name}"
 
     def cosines(self) -> dict[tuple[str, str], float]:
         cosine_AC = self.audio_AD @ self.text_CD.T
@@ -201,6 +208,30 @@ def test_pairs_to_hear_are_each_clips_nearest_on_the_right_side_of_the_threshold
         )
 
 
+def test_a_pair_above_the_threshold_that_another_rule_left_out_is_not_heard_as_kept(world: World):
+    mutual = world.select("mutual", SelectionSettings(similarity_threshold=THRESHOLD, mutual_neighbours=1))
+    kept = {
+        (row["clip_id"], caption["text"])
+        for file in Ledger(mutual).files()
+        for row in storage.read_table(file).to_pylist()
+        for caption in row["captions"]
+    }
+    name = "select/mutual"
+    _, listening = world.statistics(selections={name: mutual}, thresholds={name: THRESHOLD}, listening=name)
+    heard = {
+        kind: {(item["clip_id"], item["caption"]) for entry in listening["classes"] for item in entry[kind]}
+        for kind in ("best", "borderline", "rejected")
+    }
+    assert heard["best"] | heard["borderline"] <= kept
+    assert heard["best"]
+    assert not {clip for clip, _ in heard["rejected"]} & {clip for clip, _ in kept}
+    _, by_threshold = world.statistics()
+    above = {
+        item["clip_id"] for entry in by_threshold["classes"] for kind in ("best", "borderline") for item in entry[kind]
+    }
+    assert above & {clip for clip, _ in heard["rejected"]}
+
+
 def test_a_clip_that_was_screened_out_is_not_heard_as_kept_or_as_below_the_threshold(world: World, tmp_path: Path):
     def heard(listening: dict[str, Any]) -> set[str]:
         kinds = ("best", "borderline", "rejected")
@@ -211,9 +242,10 @@ def test_a_clip_that_was_screened_out_is_not_heard_as_kept_or_as_below_the_thres
     rejects = [{"clip_id": name, "stage": "screen", "outcome": "duplicate", "reason": ""} for name in ("c0", "c1")]
     screened = str(tmp_path / "rejects.parquet")
     storage.write_table(screened, pa.Table.from_pylist(rejects, schema=REJECTS))
-    still_counted, after = world.statistics(screened=screened)
+    selection = world.select("screened", world.settings, excluded=screened)
+    still_counted, after = world.statistics(screened=screened, selections={"select/DU_0.7": selection})
     assert heard(after) == heard(before) - {"c0", "c1"}
-    assert still_counted == counted
+    assert still_counted["bin_counts"] == counted["bin_counts"]
 
 
 def test_without_a_domain_there_is_nothing_to_hear(world: World):

@@ -11,7 +11,7 @@ from raysem.runs.curation_recipe import CurateAndTrainRecipe
 from raysem.runs.selection_rules import (
     ds_of,
     improvement_set_counts,
-    listening_threshold,
+    listening_rules,
     replay_source,
     selection_key,
     selection_name,
@@ -88,11 +88,11 @@ def test_a_selection_without_a_pair_stops_the_job():
         improvement_set_counts({"rows": 0, "outcomes": {"pairs_left": 4}}, "select/DU_0.7")
 
 
-def test_the_report_listens_at_the_threshold_of_the_recipes_own_rule_not_at_a_laxer_variants():
+def test_the_report_plays_the_pairs_of_the_recipes_own_rule_before_those_of_variants_and_none_of_ds():
+    own = {"similarity_threshold": 0.7, "match_floor": 0.5}
     laxer = {"lax": {"curation.similarity_threshold": 0.55}, "DU": {}}
-    assert (
-        listening_threshold(recipe(curation={"similarity_threshold": 0.7, "match_floor": 0.5}, variants=laxer)) == 0.7
-    )
-    annotated = {"strategy": "DS", "similarity_threshold": 0.7, "match_floor": 0.5}
-    assert listening_threshold(recipe(curation=annotated, variants={"ADS": {"curation.strategy": "ADS"}})) == 0.7
-    assert listening_threshold(recipe(curation=annotated)) == 0.5
+    found = listening_rules(recipe(curation=own, variants=laxer))
+    assert [rule.similarity_threshold for _, rule in found] == [0.7, 0.55, 0.7]
+    annotated = recipe(curation=own | {"strategy": "DS"}, variants={"ADS": {"curation.strategy": "ADS"}})
+    assert [rule.strategy for _, rule in listening_rules(annotated)] == ["ADS"]
+    assert listening_rules(recipe(curation=own | {"strategy": "DS"})) == []
