@@ -13,7 +13,7 @@ from raysem.curation.ray_shards import run_as_task
 from raysem.errors import ConfigError
 from raysem.ledger import Ledger
 from raysem.runs import roles, teachers
-from raysem.runs.curation_recipe import ClusterSettings, CurateAndTrainRecipe
+from raysem.runs.curation_recipe import ClusterSettings, CurateAndTrainRecipe, StudentSettings, TeacherSettings
 from raysem.stages import Stage
 from raysem.training.ray_worker import WorkerSettings, run_training
 from raysem.training.spec import TrainingSpec
@@ -43,8 +43,7 @@ def teacher_stage(recipe: CurateAndTrainRecipe, output: storage.Location, corpor
         spec = teachers.training_spec(recipe, folder, *(roles.clip_shards(stage.folder(output)) for stage in inputs))
         return _train(folder, spec, recipe.cluster)
 
-    content = plain(settings) | {"seed": recipe.seed, "audio": plain(recipe.audio)}
-    return Stage(TEACHER, run, settings=content, inputs=inputs)
+    return Stage(TEACHER, run, settings=_what_counts(settings, recipe), inputs=inputs)
 
 
 def student_stage(
@@ -70,9 +69,14 @@ def student_stage(
         )
         return _train(folder, spec, student.cluster)
 
-    content = plain(student.student) | {"seed": student.seed, "audio": plain(student.audio)}
     inputs = [teacher, pairs, held_out, *([replay] if replay else [])]
-    return Stage(f"student/{name}", run, settings=content, inputs=inputs)
+    return Stage(f"student/{name}", run, settings=_what_counts(student.student, student), inputs=inputs)
+
+
+def _what_counts(settings: TeacherSettings | StudentSettings, recipe: CurateAndTrainRecipe) -> dict[str, Any]:
+    """What changes the weights: another cache or another number of threads does not train again."""
+    counts = {"training": settings.training.what_counts(), "seed": recipe.seed, "audio": plain(recipe.audio)}
+    return plain(settings) | counts
 
 
 def _train(folder: storage.Location, spec: TrainingSpec, cluster: ClusterSettings) -> dict[str, Any]:

@@ -91,6 +91,17 @@ def test_a_change_of_the_cluster_leaves_the_report_as_it_is(run: Run):
     assert digests("student.training.steps=3")["report"] != before["report"]
 
 
+def test_how_a_student_is_trained_does_not_train_it_again_and_what_for_does(run: Run):
+    def digest(*overrides: str) -> str:
+        recipe = config.load_recipe(JOB.recipe_type, "recipe.yaml", overrides)
+        return next(stage.digest for stage in stages(recipe, "out") if stage.name == "student/student")
+
+    how = ("cache_mib=7", "loader_threads=5", "torch_threads=1", "checkpoint_every_steps=3", "tensorboard=false")
+    assert {digest(f"student.training.{change}") for change in how} == {digest()}
+    for change in ("training.steps=3", "training.precision=bf16", "objective.soft_label_weight=0.1"):
+        assert digest(f"student.{change}") != digest()
+
+
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
