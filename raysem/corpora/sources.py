@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import BeforeValidator
 
 from raysem import storage
-from raysem.errors import DataError
+from raysem.errors import DataError, StorageError
 
 _LOSSLESS = (".wav", ".wave", ".w64", ".flac", ".aif", ".aiff", ".aifc", ".au", ".caf")
 _LOSSY = (".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".wma")
@@ -219,6 +219,8 @@ def open_text(location: str, *, encoding: str = "utf-8-sig") -> Iterator[IO[str]
         raise DataError(f"{location}: no such file") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{location}: not {encoding.removesuffix('-sig').upper()} text ({error.reason})") from error
+    except StorageError:
+        raise  # an OSError too, and says nothing of the file
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{location}: cannot be read ({error})") from error
 
@@ -231,6 +233,8 @@ def open_parquet(location: str) -> Iterator[pq.ParquetFile]:
             yield pq.ParquetFile(handle)
     except FileNotFoundError:
         raise DataError(f"{location}: no such file") from None
+    except StorageError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{location}: not a readable Parquet file ({' '.join(str(error).split())})") from error
 

@@ -25,7 +25,7 @@ from raysem import storage
 from raysem.config import Settings
 from raysem.corpora.rows import ClipRow
 from raysem.corpora.sources import AUDIO_EXTENSIONS, Names, inside, walk_files
-from raysem.errors import DataError
+from raysem.errors import DataError, StorageError
 from raysem.tables import RejectOutcome
 
 NEEDS = ".tar files with members <key>.flac (or another audio format) and <key>.json, <key>.txt or <key>.cls"
@@ -149,6 +149,8 @@ def _samples(location: str, options: WebDatasetOptions) -> Iterator[_Sample]:
                 raise tarfile.ReadError("there is no end mark")
     except FileNotFoundError:
         raise DataError(f"{location}: no such file") from None
+    except StorageError:
+        raise  # an OSError too, and says nothing of the tar
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{location}: not a whole tar file, it breaks off after {last} ({error})") from error
     if current is not None:
