@@ -55,6 +55,11 @@ def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _hears_ctrl_c() -> None:
+    """Tests started in the background of a shell ignore SIGINT, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class JobScript:
     """`jobs/curate_and_train.py` with the smoke recipe. Its Ray lives in `ray_folder`, with tokens on, as a user's."""
@@ -91,6 +96,7 @@ class JobScript:
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
+                preexec_fn=_hears_ctrl_c,
             )
 
     def run(self, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
