@@ -17,7 +17,9 @@ Pairs = tuple[Tensor, Tensor, Tensor]
 """Clip index (int64), caption index (int64), cosine (float32)."""
 ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
 
-PAIRS_AT_ONCE = 128  # a chunk of rows stays in a core's cache
+PAIRS_AT_ONCE = 512
+"""On CPUs. Rows of more pairs do not stay in the cache; with fewer, two threads wait for the interpreter and not for
+memory: at width 1024, 128 takes 0.95 s where 512 takes 0.61 and 2048 0.75."""
 CUDA_PAIRS_AT_ONCE = 32_768
 
 
