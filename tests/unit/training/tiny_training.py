@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import socket
@@ -220,5 +221,7 @@ def _rank(rank: int, job: Callable[..., Any], port: int, folder: Path, arguments
     dist.init_process_group("gloo", rank=rank, world_size=2)
     try:
         torch.save(job(rank, *arguments), folder / f"rank{rank}.pt")
+        dist.barrier()  # none leaves while the other still speaks
     finally:
+        gc.collect()  # what an error's traceback held of the group goes before the group, not at the process's end
         dist.destroy_process_group()
