@@ -223,5 +223,6 @@ def _rank(rank: int, job: Callable[..., Any], port: int, folder: Path, arguments
         torch.save(job(rank, *arguments), folder / f"rank{rank}.pt")
         dist.barrier()  # none leaves while the other still speaks
     finally:
-        gc.collect()  # what an error's traceback held of the group goes before the group, not at the process's end
+        gc.collect()  # what an error's traceback held of the group goes before the group
         dist.destroy_process_group()
+    os._exit(0)  # the result is written; torch's own threads have aborted a process that ends in its usual way
