@@ -285,22 +285,10 @@ def build_corpus(
         raise ConfigError(f"corpus {name!r}: needs a root; there must be {info.root}")
     started = time.monotonic()
     storage.delete(storage.join(target, SUMMARY))
-    num_clips = num_shards = 0
-    outcomes: Counter[str] = Counter()
     if info.captions is not None:
-        texts = _captions(info, root, settings)
+        texts, counts = _captions(info, root, settings), _Counts()
     else:
-        tables, check = open_corpus(name, root, settings, missing=missing)
-        clips_folder = storage.join(target, "clips")
-        rows = ROWS_PER_SHARD if rows_per_shard is None else rows_per_shard
-        manifest = write_shards(tables, clips_folder, rows_per_shard=rows, max_shard_mib=max_shard_mib)
-        if not check.num_clips:
-            storage.delete(clips_folder)
-        require_clips(check, name, root)
-        num_clips, num_shards = manifest.rows, len(manifest.shards)
-        outcomes.update(outcome for _, outcome, _ in check.rejects)
-        texts = captions_table(check.captions.values())
-        storage.write_table(storage.join(target, "rejects.parquet"), rejects_table(check.rejects, STAGE))
+        texts, counts = _write_clips(info, root, target, settings, missing, rows_per_shard, max_shard_mib)
     storage.write_table(storage.join(target, built.CAPTIONS_FILE), texts)
     write_hidden_labels(target, info.hidden(root))
     summary = {
@@ -309,15 +297,49 @@ def build_corpus(
         "output": target,
         "options": plain(settings),
         "licence": info.licence,
-        "clips": num_clips,
-        "shards": num_shards,
+        "clips": counts.clips,
+        "shards": counts.shards,
         "captions": len(texts),
-        "rejects": dict(sorted(outcomes.items())),
+        "rejects": counts.rejects,
         "seconds": round(time.monotonic() - started, 3),
     }
     storage.write_json(storage.join(target, SUMMARY), summary)
-    log.info("corpus %s: %d clips in %d shards, %d captions", name, num_clips, num_shards, len(texts))
+    log.info("corpus %s: %d clips in %d shards, %d captions", name, counts.clips, counts.shards, len(texts))
     return summary
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What was written of a corpus with audio."""
+
+    clips: int = 0
+    shards: int = 0
+    rejects: dict[str, int] = field(default_factory=dict)
+
+
+def _write_clips(
+    info: CorpusInfo,
+    root: str,
+    target: str,
+    settings: Settings,
+    missing: MissingPolicy | None,
+    rows_per_shard: int | None,
+    max_shard_mib: float,
+) -> tuple[pa.Table, _Counts]:
+    """Write the clips and the rejects of a corpus; returns its captions."""
+    tables, check = open_corpus(info.name, root, settings, missing=missing)
+    folder = storage.join(target, "clips")
+    rows = ROWS_PER_SHARD if rows_per_shard is None else rows_per_shard
+    manifest = write_shards(tables, folder, rows_per_shard=rows, max_shard_mib=max_shard_mib)
+    if not check.num_clips:
+        storage.delete(folder)
+    require_clips(check, info.name, root)
+    storage.write_table(storage.join(target, "rejects.parquet"), rejects_table(check.rejects, STAGE))
+    outcomes = Counter(outcome for _, outcome, _ in check.rejects)
+    return (
+        captions_table(check.captions.values()),
+        _Counts(manifest.rows, len(manifest.shards), dict(sorted(outcomes.items()))),
+    )
 
 
 def _captions(info: CorpusInfo, root: str, settings: Settings) -> pa.Table:
