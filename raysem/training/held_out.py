@@ -19,10 +19,10 @@ from raysem.losses.gather import in_group
 from raysem.models.protocol import exact_evaluation
 from raysem.training.context import TrainContext, stop_together
 from raysem.training.draws import draw_seed
-from raysem.training.loader import ClipLoader, centre_crops
+from raysem.training.clips import ClipLoader, centre_crops
 from raysem.training.objective import AudioTextNetwork, TextInputs
-from raysem.training.pairs import PairRow
 from raysem.training.rejects import UnusableClip
+from raysem.training.table import TrainingClip
 
 # Shapes: N held-out pairs, B pairs of one forward call, D embedding width.
 
@@ -46,19 +46,31 @@ class _Embedded:
 
 
 class HeldOutPairs:
-    """A fixed choice of at most `num_pairs` rows of the held-out table, each with one fixed caption."""
+    """A `Measure`: a fixed choice of at most `num_pairs` rows of the held-out table, each with one fixed caption."""
 
-    def __init__(self, clips: ClipLoader, table: int, *, num_pairs: int, batch_size: int, num_threads: int, seed: int):
+    name, chooses = "held_out", True
+
+    def __init__(
+        self,
+        clips: ClipLoader,
+        table: int,
+        text_inputs: TextInputs,
+        *,
+        num_pairs: int,
+        batch_size: int,
+        num_threads: int,
+        seed: int,
+    ):
         total = len(clips.tables[table])
         order = np.random.default_rng(draw_seed("held_out", seed)).permutation(total)
         self._rows = sorted(int(row) for row in order[:num_pairs])
-        self._clips, self._table = clips, table
+        self._clips, self._table, self._text_inputs = clips, table, text_inputs
         self._batch_size, self._num_threads, self._seed = batch_size, num_threads, seed
+        self.num_rows = total
         self.unusable: dict[str, UnusableClip] = {}
-        """The clips of this rank that had to be left out, by id."""
 
     @torch.no_grad()
-    def measure(self, model: nn.Module, text_inputs: TextInputs, context: TrainContext) -> dict[str, float]:
+    def measure(self, model: nn.Module, context: TrainContext) -> dict[str, float]:
         """Metrics of `model` in eval mode and fp32; the ranks share the clips, each gets the same result.
 
         A pair whose clip cannot be used is left out; `pairs` says how many are in.
@@ -69,7 +81,7 @@ class HeldOutPairs:
                 mine = list(range(context.rank, len(self._rows), context.world_size))
                 for start in range(0, len(mine), self._batch_size):
                     places = mine[start : start + self._batch_size]
-                    self._embed(places, cast(AudioTextNetwork, model), text_inputs, context, pool, embedded)
+                    self._embed(places, cast(AudioTextNetwork, model), context, pool, embedded)
         except RaysemError as caught:
             error = caught
         stop_together(error, context)
@@ -84,7 +96,6 @@ class HeldOutPairs:
         self,
         places: list[int],
         network: AudioTextNetwork,
-        text_inputs: TextInputs,
         context: TrainContext,
         pool: ThreadPoolExecutor,
         embedded: _Embedded,
@@ -92,11 +103,13 @@ class HeldOutPairs:
         rows = [self._rows[place] for place in places]
         pairs, waveform_BT = centre_crops(self._clips, self._table, rows, crop_samples=network.crop_samples, pool=pool)
         self.unusable |= {pair.clip_id: pair for pair in pairs if isinstance(pair, UnusableClip)}
-        texts = {i: pair.caption(seed=self._seed, epoch=0) for i, pair in enumerate(pairs) if isinstance(pair, PairRow)}
+        texts = {
+            i: clip.caption(seed=self._seed, epoch=0) for i, clip in enumerate(pairs) if isinstance(clip, TrainingClip)
+        }
         if not texts:
             return
         audio_BD = network.encode_audio(waveform_BT[list(texts)].to(context.device)).float()
-        inputs = text_inputs(list(texts.values()))
+        inputs = self._text_inputs(list(texts.values()))
         encoded = network.encode_text_features if isinstance(inputs, Tensor) else network.encode_text
         text_BD = encoded(inputs).float()  # type: ignore[arg-type]
         embedded.put([places[index] for index in texts], list(texts.values()), audio_BD, text_BD)

@@ -6,8 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import cast
 
 import torch
@@ -15,24 +14,22 @@ import torch.distributed as dist
 from torch import nn
 
 from raysem import storage
-from raysem.errors import RaysemError
+from raysem.errors import ConfigError, RaysemError
 from raysem.logs import duration
 from raysem.losses.gather import in_group
 from raysem.training.batch_norm import normalise_over_ranks
 from raysem.training.checkpoints import CheckpointFolder, load_trained_state
 from raysem.training.context import TrainContext, TrainingError, available_cores, process_settings, stop_together
 from raysem.training.draws import draw_seed
-from raysem.training.held_out import HeldOutPairs
-from raysem.training.loader import BatchLoader, ClipLoader, PairBatch
+from raysem.training.loader import ClipBatch
 from raysem.training.log_window import LogWindow
 from raysem.training.metrics_log import MetricsLog
 from raysem.training.network import WrappedNetwork, freeze_unreached
-from raysem.training.objective import AudioTextNetwork, Objective, TextInputs
+from raysem.training.objective import Objective
 from raysem.training.optimizer import WeightUpdates
-from raysem.training.pairs import PairTable
-from raysem.training.plan import BatchPlan, StepPlan
 from raysem.training.rejects import TrainingRejects
 from raysem.training.run import CHECKPOINTS, MODEL, RESULT, TrainingResult, TrainingRun, finished_result
+from raysem.training.weight_average import WeightAverage
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +45,6 @@ def train(model: nn.Module, objective: Objective, run: TrainingRun, context: Tra
         ConfigError: the settings cannot work, or `output` holds another run.
         TrainingError: training cannot go on; TrainingStorageError where clips or pairs cannot be reached.
     """
-    run = replace(run, audio=run.audio.model_copy(update={"sample_rate": cast(AudioTextNetwork, model).sample_rate}))
     finished = finished_result(run)
     if finished is not None:
         return finished
@@ -65,12 +61,12 @@ class _Run:
         settings = run.settings
         self._model, self._objective, self._context = model, objective, context
         self._run, self._settings = run, settings
-        self._loader, self._held_out = _loaders(run, cast(AudioTextNetwork, model).crop_samples, context)
-        self._text_inputs: TextInputs | None = getattr(objective, "text_inputs", None)
-        freeze_unreached(model, objective, context)
+        self._inputs = run.inputs
+        freeze_unreached(model, objective, cast(int, model.crop_samples), context)
         if settings.sync_batch_norm and context.world_size > 1:
             normalise_over_ranks(model, context.device)
-        self._updates = WeightUpdates(model, settings, context.device)
+        self._updates = WeightUpdates(model, settings, context.device, run.layer_depths)
+        self._average = WeightAverage(model, settings.weight_average) if settings.weight_average else None
         self._folder = CheckpointFolder(run.location(CHECKPOINTS), keep_last=settings.keep_checkpoints)
         self._rejects = TrainingRejects(run.output, context, max_share=settings.max_unusable_share)
         self._window = LogWindow()
@@ -93,7 +89,7 @@ class _Run:
             if self._done == 0:
                 self._evaluate()
             self._model.train()
-            with closing(self._loader.batches(self._done, settings.steps)) as batches:
+            with closing(self._inputs.batches.batches(self._done, settings.steps)) as batches:
                 while self._done < settings.steps:
                     self._step(self._next_parts(batches))
                     self._done += 1
@@ -103,9 +99,9 @@ class _Run:
 
     # One step
 
-    def _next_parts(self, batches: Iterator[list[PairBatch]]) -> list[PairBatch]:
+    def _next_parts(self, batches: Iterator[list[ClipBatch]]) -> list[ClipBatch]:
         """This rank's parts of the next batch; what stops the loader of one rank stops all ranks here."""
-        parts, error = list[PairBatch](), None
+        parts, error = list[ClipBatch](), None
         try:
             parts = next(batches)
         except RaysemError as caught:
@@ -113,7 +109,7 @@ class _Run:
         stop_together(error, self._context)
         return parts
 
-    def _step(self, parts: list[PairBatch]) -> None:
+    def _step(self, parts: list[ClipBatch]) -> None:
         self._updates.begin(self._done)
         values: dict[str, float] = {}
         for number, part in enumerate(parts):
@@ -131,10 +127,12 @@ class _Run:
                 f"step {self._done + 1}: the gradient is not finite ({norm}), losses {_spelled(values)}"
             )
         self._updates.apply()
-        cast(AudioTextNetwork, self._model).clamp_logit_scale()
+        self._objective.after_step()
+        if self._average is not None:
+            self._average.update(self._model)
         self._window.add(values | {"gradient_norm": norm if math.isfinite(norm) else 0.0})
 
-    def _backward(self, batch: PairBatch, num_parts: int) -> dict[str, float]:
+    def _backward(self, batch: ClipBatch, num_parts: int) -> dict[str, float]:
         """Add the gradients of one part; returns what was measured."""
         measured = self._objective.losses(batch)
         total = sum(
@@ -146,14 +144,15 @@ class _Run:
         self._updates.backward(total / num_parts)
         return found
 
-    def _check_finite(self, losses: dict[str, float], batch: PairBatch) -> None:
+    def _check_finite(self, losses: dict[str, float], batch: ClipBatch) -> None:
         """Losses are those of the global batch, so every rank stops here or none."""
         if all(math.isfinite(loss) for loss in losses.values()):
             return
         raise TrainingError(
             f"step {self._done + 1}: a loss is not finite: {_spelled(losses)} (learning rate "
-            f"{self._updates.learning_rate:.3g}, logit scale {self._logit_scale():.4g}, source {batch.source}, clips "
-            f"from {batch.clip_ids[0]} to {batch.clip_ids[-1]}); the weights were not changed in this step"
+            f"{self._updates.learning_rate:.3g}, {_spelled(self._objective.parameters_to_log()) or 'no scale'}, source "
+            f"{batch.source}, clips from {batch.clip_ids[0]} to {batch.clip_ids[-1]}); the weights were not changed in "
+            "this step"
         )
 
     # Every so many steps
@@ -171,7 +170,7 @@ class _Run:
         self._rejects.share(self._done)
         settings = self._settings
         record, rate = self._window.take()
-        record["logit_scale"] = self._logit_scale()
+        record |= self._objective.parameters_to_log()
         record["learning_rate"] = self._updates.learning_rate
         record["clips_per_second"] = rate * settings.batch_size
         record["clips_unusable"] = float(self._rejects.unusable)
@@ -183,27 +182,45 @@ class _Run:
             log.info("step %d/%d %s, %s left", self._done, settings.steps, _spelled(record), left)
 
     def _evaluate(self) -> None:
-        """Measure on held-out pairs; better than before makes this step the best. Step 0 is measured, never chosen."""
-        if self._held_out is None or self._text_inputs is None:
+        """Take every measure; where the one that chooses is better than before, this step is the best.
+
+        Step 0 is measured, never chosen. With `weight_average` it is the averaged weights that are measured and kept.
+        """
+        if not self._inputs.measures:
             return
-        with self._window.stopped_clock():  # measuring is not training: clips per second leave it out
-            found = self._held_out.measure(self._model, self._text_inputs, self._context)
-            self._rejects.add_held_out(self._held_out.unusable.values())
-            name = self._settings.selection_metric
-            if not math.isfinite(found["held_out_loss"]):
-                raise TrainingError(f"step {self._done}: the held-out loss is not finite ({found['held_out_loss']})")
-            value = _higher_is_better(name, found[name])
-            if self._done:
-                self._updates.schedule.observe(value)
-                if self._best_step is None or value > _higher_is_better(name, self._best_metrics[name]):
-                    self._best_step, self._best_metrics = self._done, found
-                    if self._context.rank == 0:
-                        self._folder.save_best(self._done, self._model, {"metrics": found})
-            if self._metrics is not None:
-                self._metrics.write("held_out", self._done, found)
-                best = " (best so far)" if self._best_step == self._done else ""
-                log.info("step %d/%d held out: %s%s", self._done, self._settings.steps, _spelled(found), best)
-            self._context.report({"step": float(self._done), **found})
+        with self._window.stopped_clock(), self._averaged():  # measuring is not training: the rate leaves it out
+            reported: dict[str, float] = {}
+            for measure in self._inputs.measures:
+                found = measure.measure(self._model, self._context)
+                self._rejects.add_held_out(measure.unusable.values())
+                if measure.chooses:
+                    self._choose(found)
+                    reported |= found
+                if self._metrics is not None:
+                    self._metrics.write(measure.name, self._done, found)
+                    best = " (best so far)" if measure.chooses and self._best_step == self._done else ""
+                    kind = measure.name.replace("_", " ")
+                    log.info("step %d/%d %s: %s%s", self._done, self._settings.steps, kind, _spelled(found), best)
+            self._context.report({"step": float(self._done), **reported})
+
+    def _choose(self, found: dict[str, float]) -> None:
+        """Make this step the best one when its metric is."""
+        name = self._settings.selection_metric
+        if name not in found:
+            raise ConfigError(f"training.selection_metric: {name} is not measured here; there are {sorted(found)}")
+        if not math.isfinite(found[name]):
+            raise TrainingError(f"step {self._done}: the held-out {name} is not finite ({found[name]})")
+        value = _higher_is_better(name, found[name])
+        if not self._done:
+            return
+        self._updates.schedule.observe(value)
+        if self._best_step is None or value > _higher_is_better(name, self._best_metrics[name]):
+            self._best_step, self._best_metrics = self._done, found
+            if self._context.rank == 0:
+                self._folder.save_best(self._done, self._model, {"metrics": found})
+
+    def _averaged(self) -> AbstractContextManager:
+        return self._average.applied(self._model) if self._average is not None else nullcontext()
 
     def _checkpoint(self) -> None:
         self._rejects.share(self._done)
@@ -214,7 +231,7 @@ class _Run:
         self._folder.save_step(
             self._done,
             self._model,
-            tensors=self._updates.tensors(),
+            tensors=self._updates.tensors() | ({"average": self._average.tensors()} if self._average else {}),
             state={
                 "identity": self._run.known,
                 "schedule": self._updates.schedule.state(),
@@ -236,6 +253,8 @@ class _Run:
         self._run.check_same(state["identity"], where)
         load_trained_state(self._model, checkpoint.weights, where)
         self._updates.load(checkpoint.tensors, state["schedule"])
+        if self._average is not None:
+            self._average.load(checkpoint.tensors["average"])
         self._window.load(state["window"])
         self._rejects.load(state["rejects"])
         self._done, self._best_step, self._best_metrics = checkpoint.step, state["best_step"], state["best_metrics"]
@@ -247,6 +266,8 @@ class _Run:
         chosen = self._best_step if self._settings.keep == "best" else None
         if chosen is not None:
             load_trained_state(self._model, self._folder.best(chosen).weights, self._run.location(CHECKPOINTS))
+        elif self._average is not None:
+            self._average.copy_to(self._model)
         self._model.eval()
         result: TrainingResult | None = None
         if self._metrics is not None:
@@ -270,11 +291,7 @@ class _Run:
             best_step=self._best_step,
             best_metrics=self._best_metrics,
             selection_metric=self._settings.selection_metric,
-            history=[
-                {name: value for name, value in record.items() if name != "kind"}
-                for record in metrics.records
-                if record["kind"] == "held_out"
-            ],
+            history=[record for record in metrics.records if record["kind"] != "train"],
             clips_loaded=self._rejects.loaded,
             clips_unusable=self._rejects.unusable,
             unusable_outcomes=dict(sorted(self._rejects.outcomes.items())),
@@ -283,63 +300,6 @@ class _Run:
 
     def _train_seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
-
-    def _logit_scale(self) -> float:
-        return float(cast(AudioTextNetwork, self._model).scale().detach())
-
-
-def _loaders(run: TrainingRun, crop_samples: int, context: TrainContext) -> tuple[BatchLoader, HeldOutPairs | None]:
-    """This rank's batches of the run's plan, and the held-out pairs if there are any; they share a cache of clips."""
-    settings, sources = run.settings, run.sources
-    tables = list(sources.tables.values())
-    clips = ClipLoader(tables, audio=run.audio, cache_mib=settings.cache_mib)
-    plan = StepPlan(
-        _batch_plan(run, sources.main, 0, context),
-        _batch_plan(run, sources.replay, 1, context) if sources.replay else None,
-        seed=run.seed,
-        num_steps=settings.steps,
-        replay_probability=sources.replay_probability,
-    )
-    batches = BatchLoader(
-        plan,
-        clips,
-        crop_samples=crop_samples,
-        seed=run.seed,
-        rank=context.rank,
-        world_size=context.world_size,
-        parts=settings.accumulation,
-        num_threads=settings.loader_threads,
-        prefetch_batches=settings.prefetch_batches,
-        pin_memory=context.device.type == "cuda",
-    )
-    if sources.held_out is None:
-        return batches, None
-    held_out = HeldOutPairs(
-        clips,
-        len(tables) - 1,
-        num_pairs=settings.held_out_pairs,
-        batch_size=max(1, min(64, settings.batch_size // context.world_size)),
-        num_threads=settings.loader_threads,
-        seed=run.seed,
-    )
-    return batches, held_out
-
-
-def _batch_plan(run: TrainingRun, table: PairTable, source: int, context: TrainContext) -> BatchPlan:
-    plan = BatchPlan(
-        seed=draw_seed("source", run.seed, source),
-        block_rows=table.block_rows,
-        batch_size=run.settings.batch_size,
-        window_blocks=table.window_blocks,
-        parts=run.settings.accumulation,
-    )
-    if context.rank == 0:
-        held = "in memory" if table.in_memory else f"read by {len(table.block_rows)} row groups"
-        log.info(
-            "%s: %d clips, %s, %.1f batches of %d an epoch",
-            *(table.name, len(table), held, plan.batches_per_epoch, plan.batch_size),
-        )
-    return plan
 
 
 def _wait_for_all(context: TrainContext) -> None:

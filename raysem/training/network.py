@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raysem.training.context import TrainContext
-from raysem.training.objective import AudioTextNetwork, Objective
+from raysem.training.objective import Objective
 from raysem.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
@@ -19,17 +19,13 @@ log = logging.getLogger(__name__)
 HALF_PRECISION = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def freeze_unreached(model: nn.Module, objective: Objective, context: TrainContext) -> None:
+def freeze_unreached(model: nn.Module, objective: Objective, crop_samples: int, context: TrainContext) -> None:
     """Freeze parameters that no loss reaches (a tagging head); they would make the ranks wait for their gradients."""
-    if not hasattr(objective, "text_inputs"):
-        return
-    network, device = cast(AudioTextNetwork, model), context.device
+    device = context.device
     was_training = model.training
     model.eval()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        waveform_BT = torch.randn(2, network.crop_samples, device=device) * 0.1
-        audio_BD, text_BD, scale = objective.network(waveform_BT, objective.text_inputs(["a", "b"]))
-        (audio_BD.sum() + text_BD.sum() + scale).backward()
+        objective.reached(torch.randn(2, crop_samples, device=device) * 0.1).backward()
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     for name in unused:
         model.get_parameter(name).requires_grad_(False)

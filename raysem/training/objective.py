@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from raysem.config import Settings
 from raysem.losses.contrastive import symmetric_contrastive_loss
 from raysem.losses.gather import gather, gather_with_gradient
 from raysem.losses.soft_label import SoftLabelForm, soft_label_loss, soft_label_targets
-from raysem.training.loader import PairBatch
+from raysem.training.loader import ClipBatch
 from raysem.training.text_features import CaptionFeatures, same_weights
 
 # Shapes: B pairs of one rank, T samples, W width of the text encoder, D embedding width.
@@ -68,9 +68,21 @@ class Objective(Protocol):
     network: nn.Module
     weights: Mapping[str, float]
 
-    def losses(self, batch: PairBatch) -> Measured: ...
+    def losses(self, batch: ClipBatch) -> Measured: ...
 
     def use_half_precision(self, dtype: torch.dtype | None) -> None: ...
+
+    def reached(self, waveform_BT: Tensor) -> Tensor:
+        """A scalar of the network's outputs whose gradient reaches every parameter that a loss can reach."""
+        ...
+
+    def after_step(self) -> None:
+        """Bring parameters back to where they may be, after the weights have changed."""
+        ...
+
+    def parameters_to_log(self) -> dict[str, float]:
+        """Single parameters worth a curve."""
+        ...
 
 
 class PairEmbedder(nn.Module):
@@ -111,6 +123,7 @@ class ContrastiveObjective:
 
     def __init__(self, model: nn.Module, device: torch.device, *, text_cache_mib: int = 256):
         self.network: nn.Module = PairEmbedder(model)
+        self._model = cast(AudioTextNetwork, model)
         self.text_inputs = TextInputs(model, device, cache_mib=text_cache_mib)
         self._device = device
         self._half: torch.dtype | None = None
@@ -119,14 +132,27 @@ class ContrastiveObjective:
         """Run the network under autocast to `dtype`; losses stay in fp32."""
         self._half = dtype
 
-    def embed(self, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def reached(self, waveform_BT: Tensor) -> Tensor:
+        """A scalar of the network's outputs."""
+        audio_BD, text_BD, scale = self.network(waveform_BT, self.text_inputs(["a", "b"]))
+        return audio_BD.sum() + text_BD.sum() + scale
+
+    def after_step(self) -> None:
+        """Keep the scale within its bounds."""
+        self._model.clamp_logit_scale()
+
+    def parameters_to_log(self) -> dict[str, float]:
+        """The scale of the cosines."""
+        return {"logit_scale": float(self._model.scale().detach())}
+
+    def embed(self, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor]:
         """This rank's audio_BD and text_BD in fp32, and the scale."""
         text = self.text_inputs(batch.captions)
         with torch.autocast(self._device.type, dtype=self._half, enabled=self._half is not None):
             audio_BD, text_BD, scale = self.network(batch.waveform_BT, text)
         return audio_BD.float(), text_BD.float(), scale.float()
 
-    def losses(self, batch: PairBatch) -> Measured:
+    def losses(self, batch: ClipBatch) -> Measured:
         audio_BD, text_BD, scale = self.embed(batch)
         audio_BD, text_BD = gather_with_gradient(audio_BD), gather_with_gradient(text_BD)
         return Measured({"contrastive": symmetric_contrastive_loss(audio_BD, text_BD, scale)})
@@ -157,7 +183,7 @@ class SoftLabelObjective(ContrastiveObjective):
         if own is not None and same_weights(model.text_encoder, teacher.text_encoder):  # type: ignore[arg-type]
             self._teacher_text.features = own  # a warm-started student: encode each caption once, not twice
 
-    def losses(self, batch: PairBatch) -> Measured:
+    def losses(self, batch: ClipBatch) -> Measured:
         with torch.no_grad():
             self._teacher.eval()
             teacher: AudioTextNetwork = self._teacher  # type: ignore[assignment]

@@ -6,7 +6,7 @@ import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ray.train
 import ray.train.torch
@@ -19,9 +19,9 @@ from raysem import storage
 from raysem.config import Settings
 from raysem.errors import RaysemError, StageError, UserError
 from raysem.logs import set_up
-from raysem.training.context import TrainingError
+from raysem.training.context import TrainContext, TrainingError
 from raysem.training.run import TrainingResult, check_shares
-from raysem.training.spec import TrainingSpec, train_spec
+from raysem.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,26 @@ class WorkerSettings(Settings):
     """Reserved in Ray; a fraction lets two workers fit on a small machine. Torch's threads follow the real cores."""
     max_failures: NonNegativeInt = 2
     """Worker groups that may die; each next one goes on from the last checkpoint."""
+
+
+class Trainable(Protocol):
+    """A training run as plain settings and locations, such as `TrainingSpec`; it crosses processes."""
+
+    @property
+    def output(self) -> storage.Location: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def run_name(self) -> str: ...
+
+    @property
+    def training(self) -> TrainingSettings: ...
+
+    def train(self, context: TrainContext) -> TrainingResult:
+        """One rank's share of the run."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +82,7 @@ class _RayContext:
         ray.train.report(dict(metrics))
 
 
-def run_training(spec: TrainingSpec, workers: WorkerSettings) -> TrainingResult:
+def run_training(spec: Trainable, workers: WorkerSettings) -> TrainingResult:
     """Train `spec` with Ray Train in the running Ray session, and wait for its end.
 
     Ray Train keeps its own records in `<output>/ray`, which is removed when all went well.
@@ -100,7 +120,7 @@ def _train_worker(config: dict[str, Any]) -> TrainingResult | RaysemError:
     set_up()  # a worker process is ours: nobody else sets up its log
     _quieten_ray()
     try:
-        return train_spec(config["spec"], _RayContext.current())
+        return config["spec"].train(_RayContext.current())
     except TrainingError as error:
         # Every rank stops at the same step, and would again (a store was tried more than once): no new workers for it.
         log.error("%s", error)
@@ -119,7 +139,7 @@ def _quieten_ray() -> None:
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _own_error(error: BaseException, spec: TrainingSpec) -> RaysemError:
+def _own_error(error: BaseException, spec: Trainable) -> RaysemError:
     """What a worker raised, when it is an error of ours; else one line that says where to look."""
     for failure in getattr(error, "worker_failures", {}).values():
         found: BaseException | None = failure

@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 
 from raysem import storage
-from raysem.audio.load import AudioSettings
 from raysem.config import differences
 from raysem.errors import ConfigError
 from raysem.losses.gather import in_group
 from raysem.storage import Location
 from raysem.training.context import TrainContext
-from raysem.training.pairs import PairTable
+from raysem.training.loader import BatchLoader
+from raysem.training.measure import Measure
 from raysem.training.settings import TrainingSettings
 
 RESULT, MODEL, CHECKPOINTS = "result.json", "model", "checkpoints"
@@ -25,36 +25,36 @@ WriteModel = Callable[[Location, nn.Module, dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
-class TrainingSources:
-    """The tables of a run. Each step's batch comes whole from `main`, or with `replay_probability` from `replay`."""
+class TrainingInputs:
+    """What a run learns from and is measured on: this rank's share of them."""
 
-    main: PairTable
-    held_out: PairTable | None
-    replay: PairTable | None = None
-    replay_probability: float = 0.0
+    batches: BatchLoader
+    measures: tuple[Measure, ...]
+    rows: Mapping[str, int]
+    """The size of each table, by name."""
 
     @property
-    def tables(self) -> dict[str, PairTable]:
-        """Those that there are, by name."""
-        found = {"main": self.main, "replay": self.replay, "held_out": self.held_out}
-        return {name: table for name, table in found.items() if table is not None}
+    def chooser(self) -> Measure | None:
+        """The measure by which the best step is chosen."""
+        return next((measure for measure in self.measures if measure.chooses), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
     """What to train on, how, and where to.
 
-    `identity` is whatever else the weights depend on (initial model, objective); `write_model` is called on rank 0 with
-    the folder, the model and a summary.
+    `identity` is whatever else the weights depend on (initial model, objective, audio); `write_model` is called on rank
+    0 with the folder, the model and a summary. `layer_depths` gives each trained parameter its layer, for
+    `training.layer_decay`.
     """
 
-    sources: TrainingSources
-    audio: AudioSettings
+    inputs: TrainingInputs
     settings: TrainingSettings
     output: Location
     seed: int
     write_model: WriteModel
     identity: Mapping[str, Any] = field(default_factory=dict)
+    layer_depths: Mapping[str, int] | None = None
 
     @property
     def known(self) -> dict[str, Any]:
@@ -62,9 +62,7 @@ class TrainingRun:
         content = {
             "seed": self.seed,
             "training": self.settings.what_counts(),
-            "audio": self.audio.model_dump(mode="json"),
-            "replay_probability": self.sources.replay_probability,
-            "rows": {name: len(table) for name, table in self.sources.tables.items()},
+            "rows": dict(self.inputs.rows),
             **self.identity,
         }
         return json.loads(json.dumps(content))
@@ -77,9 +75,9 @@ class TrainingRun:
         """ConfigError for settings that cannot work with these sources on so many ranks."""
         check_shares(self.settings, context.world_size)
         settings = self.settings
-        if self.sources.held_out is None and (settings.keep == "best" or settings.schedule.kind == "plateau"):
+        if self.inputs.chooser is None and (settings.keep == "best" or settings.schedule.kind == "plateau"):
             raise ConfigError(
-                "training.keep: best, and a plateau schedule, need held-out pairs; give some, or keep: last"
+                "training.keep: best, and a plateau schedule, need held-out clips; give some, or keep: last"
             )
         if in_group() != (context.world_size > 1):
             raise ValueError(f"world_size is {context.world_size}, but the process group says otherwise")
@@ -95,7 +93,7 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished run leaves. `history` holds the held-out metrics of each evaluation, the first at step 0."""
+    """What a finished run leaves. `history` holds what was measured at each evaluation, the first at step 0."""
 
     model: Location
     steps: int

@@ -1,4 +1,4 @@
-"""The learning rate of each step: warm-up, then constant, cosine or on a plateau of the held-out metric."""
+"""The learning rate of each step: warm-up, then constant, linear, cosine or on a plateau of the held-out metric."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from raysem.config import Settings
 class ScheduleSettings(Settings):
     """Warm-up and what follows it."""
 
-    kind: Literal["constant", "cosine", "plateau"] = "constant"
+    kind: Literal["constant", "linear", "cosine", "plateau"] = "constant"
     warmup_steps: NonNegativeInt = 0
     """The learning rate rises linearly to its full value over these steps."""
     final_factor: float = Field(0.0, ge=0, le=1)
-    """Cosine: the share of the learning rate that is left at the last step."""
+    """Linear, cosine: the share of the learning rate that is left at the end. The last step of a linear decay has
+    exactly this share (0 would make it a step for nothing); a cosine would reach it one step later."""
     plateau_factor: float = Field(0.1, gt=0, lt=1)
     plateau_patience: PositiveInt = 10
     """Plateau: evaluations without a better held-out metric before the learning rate is multiplied by the factor."""
@@ -37,9 +38,12 @@ class Schedule:
         warmup = self._settings.warmup_steps
         if step < warmup:
             return (step + 1) / (warmup + 1)
+        left = self._settings.final_factor
+        if self._settings.kind == "linear":
+            done = (step - warmup) / max(1, self._num_steps - 1 - warmup)
+            return left + (1 - left) * (1 - min(1.0, done))
         if self._settings.kind == "cosine":
             done = (step - warmup) / max(1, self._num_steps - warmup)
-            left = self._settings.final_factor
             return left + (1 - left) * (1 + math.cos(math.pi * min(1.0, done))) / 2
         return self._reduced
 

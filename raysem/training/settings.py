@@ -23,7 +23,12 @@ class TrainingSettings(Settings):
     optimizer: Literal["adam", "adamw"] = "adam"
     weight_decay: float = Field(0.0, ge=0)
     """Not on biases, norms and the logit scale. Decoupled from the learning rate's gradient with adamw only."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Layer-wise decay: a parameter's learning rate is multiplied by this once for every layer above its own, so the
+    first layers of a pretrained transformer move least. 1: off."""
     schedule: ScheduleSettings = ScheduleSettings()
+    weight_average: float | None = Field(None, gt=0, lt=1)
+    """Decay of a moving average of the weights, which is what is measured and kept (0.9995, say); null: off."""
     gradient_clip: float | None = Field(5.0, gt=0)
     """Largest norm of the gradient; null: not clipped."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -34,8 +39,9 @@ class TrainingSettings(Settings):
     """Batch normalisation over all ranks, so that the result does not depend on their number."""
     evaluate_every_steps: PositiveInt = 100
     held_out_pairs: PositiveInt = 1024
-    selection_metric: Literal["held_out_loss", "recall_at_1"] = "held_out_loss"
-    """By which held-out metric the best step is chosen and a plateau is seen."""
+    selection_metric: Literal["held_out_loss", "recall_at_1", "map", "omap"] = "held_out_loss"
+    """By which held-out metric the best step is chosen and a plateau is seen: the first two where pairs are trained on,
+    the mean average precisions where tags are."""
     keep: Literal["best", "last"] = "best"
     """Which step becomes the final model."""
     checkpoint_every_steps: PositiveInt = 100

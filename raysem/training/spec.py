@@ -20,10 +20,11 @@ from raysem.storage import Location
 from raysem.training.context import LocalContext, TrainContext
 from raysem.training.draws import draw_seed
 from raysem.training.loop import train
-from raysem.training.objective import ObjectiveSettings, build_objective
-from raysem.training.pairs import PairTable
-from raysem.training.run import TrainingResult, TrainingRun, TrainingSources
+from raysem.training.objective import ContrastiveObjective, ObjectiveSettings, build_objective
+from raysem.training.pair_inputs import PairSources, pair_inputs
+from raysem.training.run import TrainingResult, TrainingRun
 from raysem.training.settings import TrainingSettings
+from raysem.training.table import TrainingTable
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +59,20 @@ class TrainingSpec:
             raise ConfigError(f"{self.name}: give either initial_model (a checkpoint) or model (settings), not both")
         if self.objective.soft_label_weight > 0 and self.teacher is None and self.initial_model is None:
             raise ConfigError(f"{self.name}: soft labels need a teacher: give teacher or initial_model")
+        if self.training.selection_metric not in ("held_out_loss", "recall_at_1"):
+            raise ConfigError(
+                f"{self.name}: training.selection_metric {self.training.selection_metric} is measured on tags; take "
+                "held_out_loss or recall_at_1"
+            )
         if self.objective.replay_probability > 0 and not self.replay:
             raise ConfigError(f"{self.name}: replay_probability needs replay tables")
         for name in ("sources", "held_out", "replay"):
             if isinstance(getattr(self, name), str):
                 raise ConfigError(f"{self.name}: {name} is a tuple of locations, not one of them")
+
+    def train(self, context: TrainContext) -> TrainingResult:
+        """One rank's share of the run."""
+        return train_spec(self, context)
 
     @property
     def run_name(self) -> str:
@@ -92,27 +102,43 @@ def train_spec(spec: TrainingSpec, context: TrainContext) -> TrainingResult:
         load_teacher=load_teacher,
         text_cache_mib=spec.training.text_cache_mib,
     )
-    memory_mib = spec.training.table_memory_mib
-    sources = TrainingSources(
-        main=PairTable(spec.sources, memory_mib=memory_mib, name=f"{spec.name} pairs"),
-        held_out=PairTable(spec.held_out, memory_mib=memory_mib, name=f"{spec.name} held-out pairs")
-        if spec.held_out
-        else None,
-        replay=PairTable(spec.replay, memory_mib=memory_mib, name=f"{spec.name} replay pairs")
-        if spec.objective.replay_probability > 0
-        else None,
-        replay_probability=spec.objective.replay_probability,
-    )
+    audio = spec.audio.model_copy(update={"sample_rate": model.sample_rate})
+    sources = _sources(spec)
     run = TrainingRun(
-        sources=sources,
-        audio=spec.audio,
+        inputs=pair_inputs(
+            sources,
+            cast(ContrastiveObjective, objective).text_inputs,
+            audio=audio,
+            crop_samples=model.crop_samples,
+            settings=spec.training,
+            seed=spec.seed,
+            context=context,
+        ),
         settings=spec.training,
         output=storage.absolute(spec.output),
         seed=spec.seed,
         write_model=_write_model,
-        identity={"objective": plain(spec.objective), "initial_model": fingerprint(model)},
+        identity={
+            "objective": plain(spec.objective),
+            "initial_model": fingerprint(model),
+            "audio": plain(audio),
+            "replay_probability": sources.replay_probability,
+        },
     )
     return train(model, objective, run, context)
+
+
+def _sources(spec: TrainingSpec) -> PairSources:
+    def table(locations: tuple[Location, ...], what: str) -> TrainingTable:
+        return TrainingTable(locations, memory_mib=spec.training.table_memory_mib, name=f"{spec.name} {what}")
+
+    replayed = spec.objective.replay_probability > 0
+    return PairSources(
+        main=table(spec.sources, "pairs"),
+        held_out=table(spec.held_out, "held-out pairs") if spec.held_out else None,
+        replay=table(spec.replay, "replay pairs") if replayed else None,
+        replay_probability=spec.objective.replay_probability,
+    )
 
 
 def _write_model(folder: Location, model: nn.Module, summary: dict[str, Any]) -> None:

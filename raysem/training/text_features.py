@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from raysem.training.pairs import MIB
+from raysem.training.cache import MIB
 
 # Shapes: B captions, W width of the text encoder.
 

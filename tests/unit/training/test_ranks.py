@@ -14,7 +14,7 @@ from raysem.errors import ConfigError
 from raysem.losses.gather import gather, gather_with_gradient
 from raysem.training.batch_norm import normalise_over_ranks
 from raysem.training.context import LocalContext
-from raysem.training.loader import PairBatch
+from raysem.training.loader import ClipBatch
 from raysem.training.objective import ObjectiveSettings, build_objective
 from raysem.training.plan import PlannedRows
 
@@ -27,10 +27,11 @@ OBJECTIVES = [
 CPU = torch.device("cpu")
 
 
-def joined_batch() -> PairBatch:
+def joined_batch() -> ClipBatch:
     waveform_BT = torch.randn(8, CROP_SAMPLES, generator=torch.Generator().manual_seed(0))
     captions = [f"{CAPTIONS[i % 5]} {i}" for i in range(8)]
-    return PairBatch(waveform_BT * torch.arange(1, 9)[:, None], captions, [str(i) for i in range(8)], 0)
+    texts = [{caption: 1.0} for caption in captions]
+    return ClipBatch(waveform_BT * torch.arange(1, 9)[:, None], texts, [str(i) for i in range(8)], 0)
 
 
 def losses_and_gradients(settings: ObjectiveSettings, rank: int, world_size: int, text_trained: bool) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def losses_and_gradients(settings: ObjectiveSettings, rank: int, world_size: int
     batch = joined_batch()
     mine = slice(rank, None, world_size)
     measured = objective.losses(
-        PairBatch(batch.waveform_BT[mine], batch.captions[mine], batch.clip_ids[mine], batch.source)
+        ClipBatch(batch.waveform_BT[mine], batch.texts[mine], batch.clip_ids[mine], batch.source)
     )
     sum(measured.losses.values()).backward()
     return {

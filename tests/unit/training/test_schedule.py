@@ -18,6 +18,20 @@ def test_cosine_passes_its_middle_and_ends_at_the_final_factor():
     assert schedule.factor(500) == pytest.approx(0.1)
 
 
+def test_linear_falls_by_the_same_amount_each_step_and_ends_its_last_step_at_the_final_factor():
+    schedule = Schedule(ScheduleSettings(kind="linear", warmup_steps=10, final_factor=0.01), 110)
+    factors = [schedule.factor(step) for step in range(110)]
+    assert factors[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
+    assert factors[10:] == pytest.approx([1 - 0.99 * k / 99 for k in range(100)])
+    assert factors[-1] == 0.01
+    assert schedule.factor(500) == 0.01
+
+
+def test_linear_without_room_after_its_warm_up_stays_at_the_full_rate():
+    schedule = Schedule(ScheduleSettings(kind="linear", warmup_steps=3), 4)
+    assert [schedule.factor(step) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
 def test_plateau_reduces_after_its_patience_and_not_below_its_minimum():
     schedule = Schedule(ScheduleSettings(kind="plateau", plateau_patience=2, minimum_factor=0.05), 100)
     factors = []

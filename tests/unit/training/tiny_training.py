@@ -26,9 +26,10 @@ from raysem.audio.load import AudioSettings
 from raysem.training.context import LocalContext
 from raysem.training.loop import train
 from raysem.training.objective import ContrastiveObjective, Measured, ObjectiveSettings, build_objective
-from raysem.training.pairs import PairTable
-from raysem.training.run import TrainingResult, TrainingRun, TrainingSources
+from raysem.training.pair_inputs import PairSources, pair_inputs
+from raysem.training.run import TrainingResult, TrainingRun
 from raysem.training.settings import TrainingSettings
+from raysem.training.table import TrainingTable
 
 SAMPLE_RATE, CROP_SAMPLES, FRAME = 8000, 800, 16
 CAPTIONS = ["a dog barks", "rain falls on a roof", "an engine idles", "a bell rings twice", "a siren wails"]
@@ -145,21 +146,25 @@ def run_tiny(
     objective = objective or ObjectiveSettings()
     device = torch.device("cpu")
     built = build_objective(model, objective, device, load_teacher=lambda: TinyNetwork(seed=9))
-    replay = PairTable([str(data / "replay.parquet")]) if objective.replay_probability else None
+    settings, context = settings or tiny_settings(), context or LocalContext()
+    replay = TrainingTable([str(data / "replay.parquet")]) if objective.replay_probability else None
+    sources = PairSources(
+        TrainingTable([str(data / "main.parquet")], memory_mib=memory_mib),
+        TrainingTable([str(data / "held_out.parquet")]),
+        replay,
+        objective.replay_probability,
+    )
     run = TrainingRun(
-        sources=TrainingSources(
-            PairTable([str(data / "main.parquet")], memory_mib=memory_mib),
-            PairTable([str(data / "held_out.parquet")]),
-            replay,
-            objective.replay_probability,
+        inputs=pair_inputs(
+            sources, built.text_inputs, audio=AudioSettings(sample_rate=SAMPLE_RATE, min_duration_seconds=0.01),
+            crop_samples=CROP_SAMPLES, settings=settings, seed=seed, context=context,
         ),
-        audio=AudioSettings(min_duration_seconds=0.01),
-        settings=settings or tiny_settings(),
+        settings=settings,
         output=str(folder),
         seed=seed,
         write_model=write_model,
-    )
-    return model, train(model, wrap_objective(built), run, context or LocalContext())  # type: ignore[arg-type]
+    )  # fmt: skip
+    return model, train(model, wrap_objective(built), run, context)  # type: ignore[arg-type]
 
 
 def write_data(folder: Path, **changes: Any) -> Path:
@@ -174,7 +179,7 @@ class StopAt:
 
     def __init__(self, objective: Any, call: int):
         self.inner, self.call, self.calls = objective, call, 0
-        self.weights, self.text_inputs = objective.weights, objective.text_inputs
+        self.weights = objective.weights
 
     @property
     def network(self) -> nn.Module:
@@ -184,8 +189,8 @@ class StopAt:
     def network(self, network: nn.Module) -> None:
         self.inner.network = network
 
-    def use_half_precision(self, dtype: torch.dtype | None) -> None:
-        self.inner.use_half_precision(dtype)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
     def losses(self, batch: Any) -> Measured:
         self.calls += 1

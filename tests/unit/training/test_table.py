@@ -10,21 +10,22 @@ import pytest
 from tiny_training import write_pairs
 
 from raysem.errors import DataError
-from raysem.training.pairs import LeastRecentlyUsed, PairTable
+from raysem.training.cache import LeastRecentlyUsed
+from raysem.training.table import TrainingTable
 
 
 def test_both_layouts_and_both_ways_of_reading_give_the_same_rows(tmp_path: Path):
     clips = write_pairs(tmp_path / "clips.parquet", 30, row_group_rows=4)
     improved = write_pairs(tmp_path / "improved.parquet", 30, row_group_rows=7, improvement_set=True)
-    whole = PairTable([clips])
-    by_block = PairTable([clips], memory_mib=0)
-    structs, structs_by_block = PairTable([improved]), PairTable([improved], memory_mib=0)
+    whole = TrainingTable([clips])
+    by_block = TrainingTable([clips], memory_mib=0)
+    structs, structs_by_block = TrainingTable([improved]), TrainingTable([improved], memory_mib=0)
     assert (whole.in_memory, by_block.in_memory) == (True, False)
     assert by_block.block_rows == (4,) * 7 + (2,)
     assert by_block.window_blocks == 1
     for row in (0, 3, 4, 29, 17):
         assert whole.row(row) == by_block.row(row) == structs.row(row) == structs_by_block.row(row)
-        assert len(whole.row(row).captions) == 2
+        assert len(whole.row(row).texts) == 2
 
 
 def test_folders_and_files_join_into_one_table(tmp_path: Path):
@@ -32,12 +33,12 @@ def test_folders_and_files_join_into_one_table(tmp_path: Path):
     write_pairs(tmp_path / "shards" / "a.parquet", 4, prefix="a", improvement_set=True)
     single = write_pairs(tmp_path / "single.parquet", 3, prefix="c")
     for memory_mib in (64, 0):
-        table = PairTable([str(tmp_path / "shards"), single], memory_mib=memory_mib)
+        table = TrainingTable([str(tmp_path / "shards"), single], memory_mib=memory_mib)
         assert [table.row(i).clip_id[0] for i in range(len(table))] == list("aaaabbbbbccc")
 
 
 def test_a_caption_is_fixed_by_seed_epoch_and_clip(tmp_path: Path):
-    table = PairTable([write_pairs(tmp_path / "clips.parquet", 40)])
+    table = TrainingTable([write_pairs(tmp_path / "clips.parquet", 40)])
     drawn = [[table.row(i).caption(seed=1, epoch=e) for i in range(40)] for e in range(10)]
     assert drawn == [[table.row(i).caption(seed=1, epoch=e) for i in range(40)] for e in range(10)]
     share = sum("far away" in caption for row in drawn for caption in row) / 400
@@ -58,40 +59,40 @@ def test_rows_without_a_caption_are_dropped_in_memory_and_left_by_block(tmp_path
         ),
         path,
     )
-    table = PairTable([str(path)])
+    table = TrainingTable([str(path)])
     assert len(table) == 1
     assert "2 of 3 clips have no caption" in caplog.text
-    by_block = PairTable([str(path)], memory_mib=-1)
-    assert [by_block.row(row).captions for row in range(3)] == [("one",), (), ()]
+    by_block = TrainingTable([str(path)], memory_mib=-1)
+    assert [by_block.row(row).texts for row in range(3)] == [("one",), (), ()]
 
 
 def test_hugging_face_s_order_of_fields_and_absent_segments_are_read(tmp_path: Path):
     path = tmp_path / "hf.parquet"
     audio = pa.array([{"path": "a.wav", "bytes": b"1"}], pa.struct([("path", pa.string()), ("bytes", pa.binary())]))
     pq.write_table(pa.table({"clip_id": ["a"], "audio": audio, "captions": [["one"]]}), path)
-    row = PairTable([str(path)]).row(0)
+    row = TrainingTable([str(path)]).row(0)
     assert (row.audio_bytes, row.audio_path, row.start_seconds, row.duration_seconds) == (b"1", "a.wav", None, None)
 
 
 def test_tables_that_cannot_serve_are_named(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no Parquet file there"):
-        PairTable([str(tmp_path / "empty")])
+        TrainingTable([str(tmp_path / "empty")])
     with pytest.raises(DataError, match=r"absent\.parquet: no such file"):
-        PairTable([str(tmp_path / "absent.parquet")])
+        TrainingTable([str(tmp_path / "absent.parquet")])
     (tmp_path / "text.parquet").write_text("hello")
     with pytest.raises(DataError, match="not a readable Parquet file"):
-        PairTable([str(tmp_path / "text.parquet")])
+        TrainingTable([str(tmp_path / "text.parquet")])
     pq.write_table(pa.table({"clip_id": ["a"]}), tmp_path / "bare.parquet")
     with pytest.raises(DataError, match=r"bare\.parquet: no column 'audio'"):
-        PairTable([str(tmp_path / "bare.parquet")])
+        TrainingTable([str(tmp_path / "bare.parquet")])
     pq.write_table(pa.table({"clip_id": ["a"], "audio": ["x"], "captions": [["a"]]}), tmp_path / "odd.parquet")
     with pytest.raises(DataError, match="expected clips with audio and captions, found clip_id string"):
-        PairTable([str(tmp_path / "odd.parquet")])
+        TrainingTable([str(tmp_path / "odd.parquet")])
     audio = {"bytes": b"x", "path": None}
     pq.write_table(pa.table({"clip_id": ["a"], "audio": [audio], "captions": ["a"]}), tmp_path / "flat.parquet")
     with pytest.raises(DataError, match="a list of strings or of structs"):
-        PairTable([str(tmp_path / "flat.parquet")])
+        TrainingTable([str(tmp_path / "flat.parquet")])
 
 
 def test_the_cache_stays_within_its_bytes_and_makes_a_value_once():
