@@ -2,9 +2,9 @@
 
 Licence: none is needed, nothing is copied from a recording. Layout below the output folder:
 
-    teacher/clips, validation/clips   captioned clips of the downstream domain and of other classes
-    wild/clips                        no captions; four in ten are off-topic, broken or near-duplicates
-    test/clips                        labelled clips of the downstream domain, no captions
+    teacher/clips, validation/clips   captioned and labelled clips of the downstream domain and of other classes
+    wild/clips                        no captions, no labels; four in ten are off-topic, broken or near-duplicates
+    test/clips                        clips of the downstream domain with the label of the foreground, no captions
     captions.parquet                  the caption pool: the teacher's captions and others, wider than the domain
     labels.json                       the class lists
     hidden_labels.parquet             what the wild clips really are, for measuring precision; curation must not read it
@@ -65,7 +65,7 @@ SOURCES: dict[str, tuple[str, dict[str, str]]] = {
 }
 """What a recipe may take of this corpus: the reader of its folder, and its options."""
 
-VERSION = 1
+VERSION = 2
 """Raised when the same settings would give other sounds, so that old folders are built again."""
 
 
@@ -255,10 +255,17 @@ def _row(plan: ClipPlan, path: Path, absent_folder: str | None) -> dict[str, Any
         "clip_id": plan.clip_id,
         "audio": audio,
         "captions": list(plan.captions),
-        "labels": list(plan.labels[:1]) if plan.part == "test" else [],
+        "labels": _labels(plan),
         "split": plan.part,
         "source": "synthetic",
     }
+
+
+def _labels(plan: ClipPlan) -> list[str]:
+    """All classes of a captioned clip, the one in the foreground of a test clip, none of a wild one."""
+    if plan.part == "wild":
+        return []
+    return list(plan.labels[:1]) if plan.part == "test" else list(plan.labels)
 
 
 def _hidden_table(plans: list[ClipPlan], broken: dict[str, BrokenClip]) -> pa.Table:

@@ -13,7 +13,7 @@ def csv_rows(location: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[
     """(place for messages, values of `columns` without spaces around them) of each line.
 
     Raises:
-        DataError: no such file, not UTF-8, a column is not there.
+        DataError: no such file, not UTF-8, a column is not there, a line has more values than there are columns.
     """
     try:
         text = storage.read_bytes(location).decode("utf-8-sig")
@@ -26,4 +26,6 @@ def csv_rows(location: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[
     if absent:
         raise DataError(f"{location}: no column {absent[0]!r}; there are {list(rows.fieldnames or ())}")
     for row in rows:
+        if None in row:
+            raise DataError(f"{location}: line {rows.line_num}: too many values; one with a comma in it needs quotes")
         yield f"{location}: line {rows.line_num}", {column: (row[column] or "").strip() for column in columns}

@@ -35,6 +35,13 @@ def test_a_class_is_shown_with_its_place_and_its_children(small_ontology_file: P
     assert json.loads(call("ontology", "show", "Hiss", "--json"))["paths"][0] == ["Animal", "Hiss"]
 
 
+def test_the_ontology_that_raysem_carries_is_shown_by_its_name():
+    lines = call("ontology", "show", "Dog", "--ontology", "synthetic").splitlines()
+    assert lines[:2] == ["Dog  /m/0bt9lr", "  Animal > Domestic animals, pets > Dog"]
+    assert lines[-1] == "  children: Bark"
+    assert call("ontology", "distance", "Bark", "Meow", "--ontology", "synthetic").startswith("4  Bark - Dog - ")
+
+
 def test_mistakes_are_errors_of_one_line(small_ontology_file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("RAYSEM_ONTOLOGY", raising=False)
     with pytest.raises(ConfigError, match=r"^--ontology: no ontology is given"):
