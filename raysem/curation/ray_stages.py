@@ -31,6 +31,7 @@ from raysem.curation.ray_shards import rows_of
 from raysem.errors import ClipError, StageError
 from raysem.ledger import DoneRecord, Ledger, total
 from raysem.logs import Progress
+from raysem.models.tag_scorer import TaggerSource, TagScorer
 from raysem.models.teacher import TeacherSource, load_teacher
 from raysem.tables import KEPT, REJECTS, embeddings_schema
 
@@ -104,10 +105,11 @@ def cpus_of_this_node() -> int:
 class EmbedJob:
     """What `embed_clips` and `embed_captions` need to know.
 
-    `audio.sample_rate` and `crop_samples` are those of the model; `metadata` goes into the schema of every file.
+    What comes of a clip is the model's own: of a `TeacherSource` a unit vector, of a `TaggerSource` the probabilities
+    of its classes, in the same column `embedding`. `audio.sample_rate` and `crop_samples` are those of the model; `metadata` goes into the schema of every file.
     """
 
-    model: TeacherSource
+    model: TeacherSource | TaggerSource
     output: storage.Location
     workers: WorkerSettings
     audio: AudioSettings
@@ -324,9 +326,10 @@ _FINISHED = pa.schema(
 class _Embedder:
     """Actor with the model on its device: a unit's waveforms, or its texts, become embeddings."""
 
-    def __init__(self, source: TeacherSource, texts: bool, threads: int):
+    def __init__(self, source: TeacherSource | TaggerSource, texts: bool, threads: int):
         torch.set_num_threads(min(threads, cpus_of_this_node()))
-        self._model = load_teacher(source, "cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = load_teacher(source, device) if isinstance(source, TeacherSource) else TagScorer(source, device)
         self._texts = texts
 
     def __call__(self, unit: pa.Table) -> pa.Table:
@@ -336,6 +339,7 @@ class _Embedder:
             captions = storage.read_rows(row["location"], row["start"], row["stop"], ["caption_id", "text"])
             row |= {"ids": captions["caption_id"].to_pylist(), "audio_seconds": 0.0, "seconds": 0.0}
             row |= {"reject_ids": [], "reject_outcomes": [], "reject_reasons": []}
+            assert not isinstance(self._model, TagScorer)  # a tagger reads no captions
             embedding_BD = self._model.embed_texts(captions["text"].to_pylist())
         else:
             embedding_BD = self._embed_waveforms(row)
@@ -344,13 +348,15 @@ class _Embedder:
         return pa.Table.from_pylist([{name: row.get(name) for name in _EMBEDDED.names}], schema=_EMBEDDED)
 
     def _embed_waveforms(self, row: dict[str, Any]) -> np.ndarray:
-        """The mean over a clip's crops of their unit embeddings, made a unit vector again."""
+        """The mean over a clip's crops: of unit embeddings, made a unit vector again, or of probabilities."""
         if not row["ids"]:
             return np.zeros((0, self._model.embedding_width), np.float32)
         waveforms_NT = np.frombuffer(row["waveforms"], np.float32).reshape(sum(row["crops_per_clip"]), -1)
         crop_ND = self._model.embed_waveforms(waveforms_NT)
         starts = np.concatenate([[0], np.cumsum(row["crops_per_clip"])[:-1]])
         mean_BD = np.add.reduceat(crop_ND, starts, axis=0) / np.asarray(row["crops_per_clip"], np.float32)[:, None]
+        if isinstance(self._model, TagScorer):
+            return mean_BD
         return mean_BD / np.linalg.norm(mean_BD, axis=1, keepdims=True)
 
 

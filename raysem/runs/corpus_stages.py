@@ -14,23 +14,40 @@ from raysem.corpora.synthetic import build_synthetic
 from raysem.errors import ConfigError
 from raysem.runs import caption_pool, roles
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
+from raysem.runs.part_settings import PartSettings
 from raysem.stages import Stage
 
 
 def corpus_stages(recipe: CurateAndTrainRecipe, output: storage.Location) -> dict[str, Stage]:
-    """By part (`teacher`, `held_out`, `wild`, `captions`, `evaluation/<set>`); and `synthetic`, where it is used.
-
-    Raises:
-        ConfigError: a source is synthetic, and the recipe says nothing of the synthetic corpus.
-    """
-    corpora, stages = recipe.corpora, dict[str, Stage]()
-    parts: dict[str, Sequence[roles.CorpusSource]] = {
+    """By part (`teacher`, `held_out`, `wild`, `captions`, `evaluation/<set>`); and `synthetic`, where it is used."""
+    corpora = recipe.corpora
+    parts = {
         "teacher": roles.part_of(corpora.teacher, recipe.teacher.subset_fraction),
         "held_out": corpora.held_out,
         "wild": corpora.wild,
         "captions": corpora.captions,
     }
-    parts |= {f"evaluation/{name}": (source,) for name, source in corpora.evaluation.items()}
+    return part_stages(parts, corpora, output, seed=recipe.seed, hidden=("wild",))
+
+
+def part_stages(
+    parts: Mapping[str, Sequence[roles.CorpusSource]],
+    corpora: PartSettings,
+    output: storage.Location,
+    *,
+    seed: int,
+    hidden: Sequence[str] = (),
+) -> dict[str, Stage]:
+    """A stage for each of a job's own parts that has sources, and for each evaluation set.
+
+    Args:
+        hidden: parts whose labels and captions are put aside.
+
+    Raises:
+        ConfigError: a source is synthetic, and the recipe says nothing of the synthetic corpus.
+    """
+    stages = dict[str, Stage]()
+    parts = dict(parts) | {f"evaluation/{name}": (source,) for name, source in corpora.evaluation.items()}
     synthetic, digests = None, dict[str, str]()
     if any(source.is_made for sources in parts.values() for source in sources):
         if corpora.synthetic is None:
@@ -45,7 +62,11 @@ def corpus_stages(recipe: CurateAndTrainRecipe, output: storage.Location) -> dic
         stages["synthetic"] = synthetic
     for name, sources in parts.items():
         if sources:
-            stages[name] = _part(recipe, output, name, sources, synthetic, digests)
+            made = synthetic if any(source.is_made for source in sources) else None
+            stages[name] = _part(
+                name, sources, made, output, digests, seed=seed, rows_per_shard=corpora.rows_per_shard,
+                hide_labels=name in hidden,
+            )  # fmt: skip
     return stages
 
 
@@ -68,28 +89,29 @@ def caption_pool_stage(recipe: CurateAndTrainRecipe, output: storage.Location, c
 
 
 def _part(
-    recipe: CurateAndTrainRecipe,
-    output: storage.Location,
     name: str,
     sources: Sequence[roles.CorpusSource],
-    synthetic: Stage | None,
+    made: Stage | None,
+    output: storage.Location,
     digests: dict[str, str],
+    *,
+    seed: int,
+    rows_per_shard: int,
+    hide_labels: bool,
 ) -> Stage:
-    needs = synthetic if any(source.is_made for source in sources) else None
-
     def run(folder: storage.Location) -> dict[str, Any]:
-        made = needs.folder(output) if needs else ""
+        where = made.folder(output) if made else ""
         return roles.build_part(
             folder,
-            [source.read_from(made) for source in sources],
-            seed=recipe.seed,
-            rows_per_shard=recipe.corpora.rows_per_shard,
-            hide_labels=name == "wild",
+            [source.read_from(where) for source in sources],
+            seed=seed,
+            rows_per_shard=rows_per_shard,
+            hide_labels=hide_labels,
         )
 
     settings = {
         "sources": [roles.identity(source, digests) for source in sources],
-        "seed": recipe.seed,
-        "rows_per_shard": recipe.corpora.rows_per_shard,
+        "seed": seed,
+        "rows_per_shard": rows_per_shard,
     }
-    return Stage(f"corpora/{name}", run, settings, inputs=[needs] if needs else [], needs_cluster=False)
+    return Stage(f"corpora/{name}", run, settings, inputs=[made] if made else [], needs_cluster=False)

@@ -21,6 +21,7 @@ from raysem.runs.corpus_stages import caption_pool_stage, corpus_stages
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
 from raysem.runs.embedding_stages import EmbeddingStages, count_rows
 from raysem.runs.launch import Job, connect_ray
+from raysem.runs.published import publish
 from raysem.runs.selection_rules import (
     ds_of,
     improvement_set_counts,
@@ -416,7 +417,7 @@ def stages(recipe: CurateAndTrainRecipe, output: storage.Location) -> list[Stage
 def finish(results: Mapping[str, StageResult], output: storage.Location) -> None:
     """Put the report where a person looks for it, when this run came that far."""
     if "report" in results:
-        run_report.publish(results["report"].folder, output)
+        publish(results["report"].folder, output)
 
 
 JOB: Job[CurateAndTrainRecipe] = Job(
@@ -429,9 +430,5 @@ JOB: Job[CurateAndTrainRecipe] = Job(
     preflight=curation_preflight.check,
     check_resources=curation_preflight.check_resources,
     finish=finish,
-    connect=lambda recipe: connect_ray(
-        recipe.cluster.address,
-        object_store_mib=recipe.cluster.object_store_mib,
-        local_cpus=recipe.cluster.local_cpus,
-    ),
+    connect=lambda recipe: connect_ray(recipe.cluster),
 )

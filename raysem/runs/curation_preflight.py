@@ -6,22 +6,19 @@ The columns of csv and Parquet files are checked by the corpora stages, which ru
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from raysem import storage
 from raysem.errors import ConfigError, UserError
 from raysem.models.checkpoint import read_config
+from raysem.runs.cluster import check_workers
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
+from raysem.runs.preflight import check_output, check_roots
 from raysem.runs.resource_estimate import estimate
-from raysem.runs.resource_facts import Facts, is_elsewhere, local_cpus
+from raysem.runs.resource_facts import Facts
 from raysem.stages import Stage, done_record
 
 log = logging.getLogger(__name__)
-
-LEAST_FREE_BYTES = 200 * 2**20
-COMFORTABLE_FREE_BYTES = 2 * 2**30
 
 
 def check(recipe: CurateAndTrainRecipe, output: storage.Location, chosen: Sequence[Stage]) -> list[str]:
@@ -30,22 +27,8 @@ def check(recipe: CurateAndTrainRecipe, output: storage.Location, chosen: Sequen
     Raises:
         UserError: a path that is not there, a disk that is full, a setting that cannot be met.
     """
-    warnings = []
-    if not storage.is_remote(output):
-        target = Path(output)
-        above = next(folder for folder in (target, *target.parents) if folder.exists())
-        if not above.is_dir():
-            raise UserError(f"--output {output}: {above} is a file, expected a folder")
-        if not os.access(above, os.W_OK):
-            raise UserError(f"--output {output}: {above} cannot be written")
-        free = storage.free_bytes(output) or 0
-        if free < LEAST_FREE_BYTES:
-            raise UserError(
-                f"--output {output}: {free // 2**20} MiB are free, the least is {LEAST_FREE_BYTES // 2**20}"
-            )
-        if free < COMFORTABLE_FREE_BYTES:
-            warnings.append(f"{output}: only {free / 2**30:.1f} GiB are free")
-    _check_roots(recipe)
+    warnings = check_output(output)
+    check_roots(recipe.corpora)
     _check_models(recipe)
     workers = recipe.cluster.training_workers
     for name, training in _trainings(recipe).items():
@@ -55,7 +38,10 @@ def check(recipe: CurateAndTrainRecipe, output: storage.Location, chosen: Sequen
                 f"{name}.training.batch_size: {training.batch_size} is no multiple of "
                 f"cluster.training_workers x accumulation = {parts}"
             )
-    return warnings + _gpus(recipe) if any(done_record(stage, output) is None for stage in chosen) else []
+    if all(done_record(stage, output) is not None for stage in chosen):
+        return []
+    check_workers(recipe.cluster)
+    return warnings
 
 
 def check_resources(recipe: CurateAndTrainRecipe, output: storage.Location, chosen: Sequence[Stage]) -> list[str]:
@@ -71,17 +57,6 @@ def check_resources(recipe: CurateAndTrainRecipe, output: storage.Location, chos
     for line in found.lines:
         log.info("estimate, %s", line)
     return found.warnings
-
-
-def _check_roots(recipe: CurateAndTrainRecipe) -> None:
-    corpora = recipe.corpora
-    named = {f"corpora.evaluation.{name}": (source,) for name, source in corpora.evaluation.items()}
-    for part in ("teacher", "held_out", "wild", "captions"):
-        named[f"corpora.{part}"] = getattr(corpora, part)
-    for key, sources in named.items():
-        for source in sources:
-            if source.root and not storage.exists(source.root):
-                raise ConfigError(f"{key}: root {source.root}: no such file or folder (seen from {Path.cwd()})")
 
 
 def _check_models(recipe: CurateAndTrainRecipe) -> None:
@@ -105,25 +80,3 @@ def _trainings(recipe: CurateAndTrainRecipe) -> dict:
     if recipe.teacher.kind == "train":
         found["teacher"] = recipe.teacher.training
     return found
-
-
-def _gpus(recipe: CurateAndTrainRecipe) -> list[str]:
-    """On a Ray of this machine, GPUs asked for must be here; a cluster may still grow."""
-    cluster = recipe.cluster
-    if is_elsewhere(recipe):
-        return []
-    import torch
-
-    there = torch.cuda.device_count()
-    asked = float(cluster.training_workers if cluster.training_on_gpus else 0)
-    per_embedder = cluster.embedding.gpus_per_worker or 0
-    asked = max(asked, per_embedder * (cluster.embedding.embed_workers or 1))
-    if asked > there:
-        raise ConfigError(f"cluster: {asked:g} GPUs are asked for, this machine has {there}")
-    cores = local_cpus(recipe)
-    if cluster.training_workers * cluster.training_cpus_per_worker > cores:
-        raise ConfigError(
-            f"cluster.training_workers: {cluster.training_workers} x {cluster.training_cpus_per_worker:g} CPUs are "
-            f"asked for, a local Ray has {cores} (cluster.training_cpus_per_worker may be a fraction)"
-        )
-    return []

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from raysem import config
 from raysem.audio.load import AudioSettings
 from raysem.config import Settings
-from raysem.corpora.synthetic import SyntheticSettings
 from raysem.curation.neighbours import NeighbourSettings
-from raysem.curation.ray_stages import EmbedSettings, WorkerSettings
+from raysem.curation.ray_stages import EmbedSettings
 from raysem.curation.selection import PAPER_THRESHOLDS, PAPER_UNDIRECTED_THRESHOLD, SelectionSettings
 from raysem.evaluation.zero_shot import ZeroShotSettings
 from raysem.models.clap import ClapSettings
+from raysem.runs.cluster import ClusterSettings
+from raysem.runs.part_settings import PartSettings, check_name
 from raysem.runs.roles import CorpusSource
 from raysem.training.objective import ObjectiveSettings
 from raysem.training.settings import TrainingSettings
 
 
-class CorporaSettings(Settings):
-    """Which corpora play which part. A part may be joined from several sources."""
+class CorporaSettings(PartSettings):
+    """Which corpora play which part. A part may be joined from several sources.
 
-    roots: dict[str, str] = Field(default_factory=dict)
-    """Folders by name; `{name}` in a source's root stands for one, so that a recipe moves with one `--set`."""
+    Evaluation sets have labelled clips (zero-shot accuracy), captioned clips (retrieval), or both.
+    """
+
+    own_parts: ClassVar[tuple[str, ...]] = ("teacher", "held_out", "wild", "captions")
+    taken_names: ClassVar[tuple[str, ...]] = ("wild", "screen", "match")
+
     teacher: tuple[CorpusSource, ...] = ()
     """Captioned clips: what a teacher is trained on, what DS selects from, what replay draws from."""
     held_out: tuple[CorpusSource, ...] = ()
@@ -35,45 +40,6 @@ class CorporaSettings(Settings):
     """Captions without audio that join the pool of captions."""
     use_teacher_captions: bool = True
     """Whether the teacher's captions are in the pool of captions."""
-    evaluation: dict[str, CorpusSource] = Field(default_factory=dict)
-    """Test sets by name: labelled clips (zero-shot accuracy), captioned clips (retrieval), or both."""
-    synthetic: SyntheticSettings | None = None
-    """The corpus made by arithmetic; sources with `corpus: synthetic` take their parts from it."""
-    rows_per_shard: PositiveInt = 2000
-    """Clips of one input shard: the unit of skipping and resuming."""
-
-    @field_validator("evaluation")
-    @classmethod
-    def _have_names_for_folders(cls, evaluation: dict[str, CorpusSource]) -> dict[str, CorpusSource]:
-        for name in evaluation:
-            _check_name(name)
-            if name in ("wild", "screen", "match"):
-                raise ValueError(f"{name}: the name is taken in the counts of summary.json")
-        return evaluation
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_roots(cls, content: Any) -> Any:
-        if not isinstance(content, dict):
-            return content
-        roots = content.get("roots") or {}
-
-        def filled(source: Any) -> Any:
-            root = source.get("root") if isinstance(source, dict) else None
-            if not isinstance(root, str) or "{" not in root:
-                return source
-            name = root[root.index("{") + 1 :].partition("}")[0]
-            if name not in roots:
-                raise ValueError(f"roots: no root {name!r}, which a source names; there are {sorted(roots)}")
-            return {**source, "root": root.replace(f"{{{name}}}", str(roots[name]))}
-
-        changed = dict(content)
-        for part in ("teacher", "held_out", "wild", "captions"):
-            if isinstance(content.get(part), list | tuple):
-                changed[part] = [filled(source) for source in content[part]]
-        if isinstance(content.get("evaluation"), dict):
-            changed["evaluation"] = {name: filled(source) for name, source in content["evaluation"].items()}
-        return changed
 
 
 class TeacherSettings(Settings):
@@ -137,22 +103,6 @@ class EvaluationSettings(Settings):
     zero_shot: ZeroShotSettings = ZeroShotSettings()
 
 
-class ClusterSettings(Settings):
-    """What the job asks of Ray."""
-
-    address: str | None = None
-    """Address of a running cluster; null: RAY_ADDRESS, else a local Ray."""
-    local_cpus: PositiveInt | None = None
-    """CPUs of a local Ray; null: the cores of this machine."""
-    object_store_mib: PositiveInt | None = 512
-    """Object store of a local Ray."""
-    embedding: WorkerSettings = WorkerSettings()
-    training_workers: PositiveInt = 1
-    training_cpus_per_worker: float = Field(1.0, gt=0)
-    training_on_gpus: bool | None = None
-    """One GPU for each training worker; null: where the cluster has GPUs."""
-
-
 class ReportSettings(Settings):
     """What the report shows."""
 
@@ -188,7 +138,7 @@ class CurateAndTrainRecipe(Settings):
     @classmethod
     def _touches_only_what_comes_after_matching(cls, variants: dict[str, Overrides]) -> dict[str, Overrides]:
         for name, overrides in variants.items():
-            _check_name(name)
+            check_name(name)
             if name == "teacher":
                 raise ValueError("teacher: the name is taken by the teacher itself")
             for key in overrides or {}:
@@ -224,12 +174,6 @@ def _lowest(curation: CurationSettings) -> float:
     if curation.released_thresholds is None:
         return curation.similarity_threshold
     return min(PAPER_UNDIRECTED_THRESHOLD, PAPER_THRESHOLDS[curation.released_thresholds]["similarity_threshold"])
-
-
-def _check_name(name: str) -> None:
-    """A name becomes the name of a folder."""
-    if not name or name.startswith(".") or not all(character.isalnum() or character in "-_+." for character in name):
-        raise ValueError(f"{name!r}: a name of letters, digits and -_+. only, which does not begin with a dot")
 
 
 _SHARED = (CurationSettings.model_fields.keys() - SelectionSettings.model_fields.keys()) - {

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import raysem
 from raysem import config, logs, storage
 from raysem.errors import RaysemError, UserError
+from raysem.runs.cluster import ClusterSettings
 from raysem.stages import Stage, StageResult, done_record, run_lock, run_stages, stages_until, write_plan
 
 log = logging.getLogger(__name__)
@@ -186,8 +187,8 @@ def _closing(results: dict[str, StageResult], output: storage.Location, seconds:
     return "\n".join(lines)
 
 
-def connect_ray(address: str | None, *, object_store_mib: int | None, local_cpus: int | None) -> None:
-    """Join the cluster at `address` (or of RAY_ADDRESS), else start a local Ray; one already joined is left as it is.
+def connect_ray(cluster: ClusterSettings) -> None:
+    """Join the cluster at `cluster.address` (or of RAY_ADDRESS), else start a local Ray; one already joined stays.
 
     Raises:
         UserError: there is no cluster at the address, or it wants a token.
@@ -201,7 +202,7 @@ def connect_ray(address: str | None, *, object_store_mib: int | None, local_cpus
     # It calls every error of a worker a bug of Ray's, with pages of traceback; ours are shown or written by `main`.
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
     quiet: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning", "configure_logging": True}
-    target = address or os.environ.get("RAY_ADDRESS")
+    target = cluster.address or os.environ.get("RAY_ADDRESS")
     if target:
         try:
             ray.init(address=target, **quiet)
@@ -212,6 +213,6 @@ def connect_ray(address: str | None, *, object_store_mib: int | None, local_cpus
             ) from error
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    memory = object_store_mib * 2**20 if object_store_mib else None
+    memory = cluster.object_store_mib * 2**20 if cluster.object_store_mib else None
     # "local": without an address Ray would join whatever `ray start` left on this machine, and refuse num_cpus there.
-    ray.init(address="local", num_cpus=local_cpus, object_store_memory=memory, include_dashboard=True, **quiet)
+    ray.init(address="local", num_cpus=cluster.local_cpus, object_store_memory=memory, include_dashboard=True, **quiet)

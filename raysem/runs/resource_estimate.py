@@ -7,7 +7,7 @@ selected of them, audio copied by `materialize_audio`, and the weights, gradient
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 FLOAT_BYTES = 4
@@ -64,6 +64,15 @@ class Work:
     exact_neighbours: bool
     screens: bool
     trainings: tuple[Training, ...] = ()
+
+    @classmethod
+    def of_trainings(cls, trainings: Iterable[Training]) -> Work:
+        """Training alone."""
+        return cls(
+            clips=0, shards=0, rows_per_shard=0, captions=0, embedding_width=0, embeddings_left=0, crop_samples=0,
+            num_crops=0, clips_per_unit=0, activation_bytes=0, embedders=0, decoders=0, matches=False, neighbours=0,
+            exact_neighbours=False, screens=False, trainings=tuple(trainings),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from raysem.models.checkpoint import read_config
 from raysem.models.clap import ClapSettings
 from raysem.models.registry import audio_encoder_settings
 from raysem.runs import teachers
+from raysem.runs.cluster import ClusterSettings
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
 from raysem.runs.resource_estimate import Machine, Training, Work
 from raysem.runs.roles import clip_shards
@@ -38,25 +38,7 @@ class Facts:
 
     def machine(self) -> Machine:
         """This machine; of a cluster elsewhere, only the disk is known."""
-        free = storage.free_bytes(self._output)
-        cluster = self._recipe.cluster
-        if is_elsewhere(self._recipe):
-            return Machine(free_disk_bytes=free)
-        memory = psutil.virtual_memory()
-        total, available = memory.total, memory.available
-        try:
-            limit = int(CGROUP_LIMIT.read_text())
-            total, available = min(total, limit), min(available, limit)
-        except (OSError, ValueError):  # no such file, or "max"
-            pass
-        store = cluster.object_store_mib * MIB if cluster.object_store_mib else int(0.3 * available)  # Ray's own choice
-        return Machine(
-            free_disk_bytes=free,
-            memory_bytes=total,
-            available_bytes=available,
-            cpus=local_cpus(self._recipe),
-            object_store_bytes=store,
-        )
+        return machine_of(self._recipe.cluster, self._output)
 
     def work(self) -> Work:
         """What is left to do."""
@@ -126,15 +108,15 @@ class Facts:
 
     def _workers(self) -> Workers:
         gpus = 0
-        if not is_elsewhere(self._recipe):
+        if not self._recipe.cluster.is_elsewhere:
             import torch
 
             gpus = torch.cuda.device_count()
-        resources = {"CPU": float(local_cpus(self._recipe)), "GPU": float(gpus)}
+        resources = {"CPU": float(self._recipe.cluster.num_local_cpus), "GPU": float(gpus)}
         return plan_workers(self._recipe.cluster.embedding, resources)
 
     def _decoders(self, workers: Workers) -> int:
-        spare = local_cpus(self._recipe) - workers.count * workers.num_cpus
+        spare = self._recipe.cluster.num_local_cpus - workers.count * workers.num_cpus
         return max(min(int(spare / workers.decode_cpus), workers.max_decode_tasks or 2**31), 1)
 
     def _trainings(self, crop_samples: int) -> list[Training]:
@@ -165,21 +147,35 @@ class Facts:
             clips=sum(self._summary(part.name).get("clips", 0) for part in parts),
             crop_samples=crop_samples,
             cache_bytes=settings.cache_mib * MIB,
-            table_bytes=sum(min(limit, self._bytes_of(part)) for part in parts),
+            table_bytes=sum(min(limit, bytes_of(part, self._output)) for part in parts),
             text_cache_bytes=settings.text_cache_mib * MIB if text_is_frozen else 0,
         )
 
-    def _bytes_of(self, part: Stage) -> int:
-        if storage.is_remote(self._output):
-            return 0
-        return sum(storage.size_bytes(file) for file in clip_shards(part.folder(self._output)))
+
+def machine_of(cluster: ClusterSettings, output: storage.Location) -> Machine:
+    """This machine; of a cluster elsewhere, only the disk is known."""
+    free = storage.free_bytes(output)
+    if cluster.is_elsewhere:
+        return Machine(free_disk_bytes=free)
+    memory = psutil.virtual_memory()
+    total, available = memory.total, memory.available
+    try:
+        limit = int(CGROUP_LIMIT.read_text())
+        total, available = min(total, limit), min(available, limit)
+    except (OSError, ValueError):  # no such file, or "max"
+        pass
+    store = cluster.object_store_mib * MIB if cluster.object_store_mib else int(0.3 * available)  # Ray's own choice
+    return Machine(
+        free_disk_bytes=free,
+        memory_bytes=total,
+        available_bytes=available,
+        cpus=cluster.num_local_cpus,
+        object_store_bytes=store,
+    )
 
 
-def is_elsewhere(recipe: CurateAndTrainRecipe) -> bool:
-    """Whether the run joins a cluster; else it starts a Ray of its own on this machine."""
-    return bool(recipe.cluster.address or os.environ.get("RAY_ADDRESS"))
-
-
-def local_cpus(recipe: CurateAndTrainRecipe) -> int:
-    """CPUs of a local Ray."""
-    return recipe.cluster.local_cpus or os.cpu_count() or 1
+def bytes_of(part: Stage, output: storage.Location) -> int:
+    """Of a part's clips; 0 where they lie on an object store."""
+    if storage.is_remote(output):
+        return 0
+    return sum(storage.size_bytes(file) for file in clip_shards(part.folder(output)))

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from raysem import config, storage
 from raysem.config import Settings
+from raysem.corpora.label_map import LabelMap, read_label_map
 from raysem.corpora.registry import corpus_options, find_corpus, open_corpus, read_corpus, require_clips
 from raysem.corpora.root_digest import digest_below, digest_of_files
 from raysem.corpora.rows import STAGE, MissingPolicy, caption_id, rejects_table
 from raysem.corpora.shards import read_manifest, shard_name, write_shards
 from raysem.errors import ConfigError, DataError
+from raysem.ontology.embedded import label_map_file
 from raysem.tables import CAPTIONS, CLIPS, REJECTS
 from raysem.text.prompts import clean_label
 
@@ -52,7 +54,11 @@ class CorpusSource(Settings):
     splits: tuple[str, ...] = ()
     """Only these splits; empty: all."""
     labels: tuple[str, ...] = ()
-    """Only clips with one of these labels; empty: all."""
+    """Only clips with one of these labels, in the corpus's own words; empty: all."""
+    label_map: str = ""
+    """A label map (`raysem.corpora.label_map`): its name or the path of a csv. The labels of this source, hidden ones
+    too, become the classes that it names, and captions made from labels speak of those; `labels` above does not. Empty:
+    the corpus's own words throughout."""
     share: tuple[float, float] = (0.0, 1.0)
     """Only clips whose place in [0, 1), drawn from (seed, clip or group), lies in this range: parts with ranges that do
     not touch have no clip in common."""
@@ -84,6 +90,16 @@ class CorpusSource(Settings):
             raise ValueError("needs a group in parentheses")
         return pattern
 
+    @field_validator("label_map")
+    @classmethod
+    def _is_a_map(cls, named: str) -> str:
+        try:
+            if named:
+                label_map_file(named)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return named
+
     @field_validator("label_templates")
     @classmethod
     def _have_a_place(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
@@ -110,6 +126,12 @@ class CorpusSource(Settings):
             raise ValueError(f"root: is needed for corpus {self.corpus}")
         return self
 
+    @model_serializer(mode="wrap")
+    def _silent_without_a_map(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves an empty `label_map` out: recipes keep the digests that they had before there were maps."""
+        content = handler(self)
+        return content if self.label_map else {key: value for key, value in content.items() if key != "label_map"}
+
     @property
     def is_made(self) -> bool:
         """Whether the run makes this corpus, where others are read from a root."""
@@ -129,15 +151,20 @@ class CorpusSource(Settings):
 
 
 def identity(source: CorpusSource, digests: dict[str, str]) -> dict[str, Any]:
-    """What a stage's digest says of a source: its settings and, on a disk, the files at its root.
+    """What a stage's digest says of a source: its settings, what its label map says, and the files of a local root.
 
     A file counts by its relative path and size, a small table by its bytes; of tables that raysem built, the manifest
-    and the shards' sizes count. Behind a URI only the settings count: nothing there is listed.
+    and the shards' sizes count. Of a root behind a URI only the name counts: nothing there is listed.
 
     Args:
         digests: of the roots listed so far; several sources of one root list it once.
+
+    Raises:
+        DataError: the label map cannot be read, or the root is not what its corpus needs.
     """
     content = config.plain(source)
+    if source.label_map:
+        content["label_classes"] = read_label_map(source.label_map).digest
     if not source.root or storage.is_remote(source.root) or not Path(source.root).exists():
         return content
     files = find_corpus(source.corpus).files
@@ -170,20 +197,22 @@ def build_part(
     """Write one part below `folder`; `hide_labels` takes labels and captions out of the clips table.
 
     Raises:
-        DataError: a source is wrong, or no clip and no caption is left.
+        DataError: a source is wrong, a label has no class in its map, or no clip and no caption is left.
     """
     hidden = [find_corpus(source.corpus).hidden(source.root) for source in sources]
+    maps = [read_label_map(source.label_map) if source.label_map else None for source in sources]
     rejects, labels_of_clips = [REJECTS.empty_table()], [CLIPS.empty_table().select(["clip_id", "labels"])]
     texts, labels_of_captions = dict[str, dict[str, str]](), defaultdict[str, set[str]](set)
 
     def tables() -> Iterator[pa.Table]:
-        for source, known in zip(sources, hidden, strict=True):
+        for source, known, label_map in zip(sources, hidden, maps, strict=True):
             for table, captions, refused in _read(source):
                 rejects.append(refused)
                 for row in captions.to_pylist():
                     texts.setdefault(row["caption_id"], row)
-                kept = _captioned(_filtered(table, source, seed), source, seed)
-                labels_of_clips.append(known.of_clips(kept))
+                kept = _filtered(table, source, seed)
+                labels_of_clips.append(_mapped(known.of_clips(kept), label_map))
+                kept = _captioned(_mapped(kept, label_map), source, seed)
                 if hide_labels:
                     kept = _without(kept, ("labels", "captions"))
                 else:
@@ -191,9 +220,10 @@ def build_part(
                 yield kept
 
     written = write_shards(tables(), storage.join(folder, "clips"), rows_per_shard=rows_per_shard)
-    for known in hidden:
+    for known, label_map in zip(hidden, maps, strict=True):
         for key in texts.keys() & known.captions.keys():
-            labels_of_captions[key].update(known.captions[key])
+            labels = known.captions[key]
+            labels_of_captions[key].update(label_map.apply(labels) if label_map else labels)
     write_captions(folder, texts, labels_of_captions)
     storage.write_table(storage.join(folder, "clip_labels.parquet"), pa.concat_tables(labels_of_clips))
     refused = pa.concat_tables(rejects)
@@ -268,6 +298,15 @@ def _filtered(table: pa.Table, source: CorpusSource, seed: int) -> pa.Table:
             and low <= place_of(seed, group) < high
         )
     return table.filter(pa.array(keep, pa.bool_()))
+
+
+def _mapped(table: pa.Table, label_map: LabelMap | None) -> pa.Table:
+    """The table with the classes of its labels as its labels."""
+    if label_map is None:
+        return table
+    labels = [None if names is None else label_map.apply(names) for names in table["labels"].to_pylist()]
+    position = table.schema.get_field_index("labels")
+    return table.set_column(position, CLIPS.field("labels"), pa.array(labels, CLIPS.field("labels").type))
 
 
 def _captioned(table: pa.Table, source: CorpusSource, seed: int) -> pa.Table:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 import pyarrow.compute as pc
@@ -31,6 +27,7 @@ from raysem.reports.content import (
 )
 from raysem.reports.page import write_report
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
+from raysem.runs.published import curves, versions
 from raysem.runs.roles import clip_shards
 from raysem.stages import Stage, done_record
 from raysem.tables import KEPT
@@ -40,7 +37,6 @@ log = logging.getLogger(__name__)
 EXAMPLES = 3
 LISTENING_RATE = 22_050
 CURATION = ("floor", "num_clips", "num_captions", "hubness", "improvement_sets")
-PACKAGES = ("ray", "torch", "torchaudio", "transformers", "pyarrow", "faiss-cpu", "soundfile", "av", "numpy")
 
 
 def write(
@@ -61,7 +57,7 @@ def write(
     }
     summary = {
         "raysem": raysem.__version__,
-        "versions": _versions(),
+        "versions": versions(),
         "recipe_digest": config.digest(recipe),
         "recipe": config.plain(recipe),
         "seed": recipe.seed,
@@ -89,7 +85,7 @@ def write(
         improvement_sets=[
             ImprovementSetStatistics.from_json(entry) for entry in statistics["improvement_sets"].values()
         ],
-        curves={name: _curve(folders[_stage_of(name)]) for name in models if _has_curve(folders[_stage_of(name)])},
+        curves=curves({name: folders[_stage_of(name)] for name in models}),
         listening=_listening(recipe, folders),
         listening_threshold=_listening_content(folders)["threshold"],
         notes=_notes(recipe),
@@ -97,21 +93,6 @@ def write(
     )
     write_report(content, storage.join(folder, "index.html"))
     return {"headline": records.get("evaluate/scores", {}).get("summary", {}).get("headline", [])}
-
-
-def publish(folder: storage.Location, output: storage.Location) -> None:
-    """Put the report's two files where a person looks for them: `summary.json` and `report/index.html`."""
-    for name, target in (("summary.json", "summary.json"), ("index.html", "report/index.html")):
-        storage.write_bytes(storage.join(output, target), storage.read_bytes(storage.join(folder, name)))
-
-
-def _versions() -> dict[str, str]:
-    """Of what decides numbers; a package may be installed under another name (faiss-gpu, say)."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def _stage_of(model: str) -> str:
@@ -237,15 +218,6 @@ def _screened(folder: str, outcome: str) -> list[tuple[str, str]]:
     table = storage.read_table(storage.join(folder, "rejects.parquet"))
     rows = table.filter(pc.equal(table["outcome"], outcome)).slice(0, EXAMPLES).to_pylist()
     return [(row["clip_id"], row["reason"]) for row in rows]
-
-
-def _has_curve(folder: storage.Location) -> bool:
-    return storage.exists(storage.join(folder, "metrics.jsonl"))
-
-
-def _curve(folder: storage.Location) -> list[dict[str, Any]]:
-    lines = storage.read_bytes(storage.join(folder, "metrics.jsonl")).decode().splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
 
 
 def _listening_content(folders: Mapping[str, str]) -> dict[str, Any]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import ray
-
 from raysem import storage
 from raysem.config import plain
 from raysem.curation.ray_shards import run_as_task
 from raysem.errors import ConfigError
 from raysem.ledger import Ledger
 from raysem.runs import roles, teachers
-from raysem.runs.curation_recipe import ClusterSettings, CurateAndTrainRecipe, StudentSettings, TeacherSettings
+from raysem.runs.cluster import ClusterSettings
+from raysem.runs.cluster_training import train_on_cluster
+from raysem.runs.curation_recipe import CurateAndTrainRecipe, StudentSettings, TeacherSettings
 from raysem.stages import Stage
-from raysem.training.ray_worker import WorkerSettings, run_training
 from raysem.training.spec import TrainingSpec
 
 TEACHER = "teacher"
@@ -80,14 +79,4 @@ def _what_counts(settings: TeacherSettings | StudentSettings, recipe: CurateAndT
 
 
 def _train(folder: storage.Location, spec: TrainingSpec, cluster: ClusterSettings) -> dict[str, Any]:
-    workers = WorkerSettings(
-        num_workers=cluster.training_workers,
-        cpus_per_worker=cluster.training_cpus_per_worker,
-        use_gpu=cluster.training_on_gpus if cluster.training_on_gpus is not None else _has_gpus(),
-    )
-    return run_as_task(teachers.finish, folder, run_training(spec, workers))
-
-
-def _has_gpus() -> bool:
-    """Whether the cluster has a GPU now."""
-    return ray.cluster_resources().get("GPU", 0) >= 1
+    return run_as_task(teachers.finish, folder, train_on_cluster(spec, cluster))

@@ -8,7 +8,7 @@ import pytest
 
 from raysem import config, storage
 from raysem.errors import ConfigError, UserError
-from raysem.runs import curation_preflight
+from raysem.runs import curation_preflight, preflight
 from raysem.runs.curation_preflight import check
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
 from raysem.stages import Stage, run_stages
@@ -123,4 +123,4 @@ def test_a_finished_run_can_be_looked_at_on_a_smaller_machine(tmp_path: Path):
 def test_an_output_behind_a_uri_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(storage, "free_bytes", lambda location: 1 / 0)
     assert checked(tmp_path, output="memory://preflight") == []
-    assert curation_preflight.LEAST_FREE_BYTES < curation_preflight.COMFORTABLE_FREE_BYTES
+    assert preflight.LEAST_FREE_BYTES < preflight.COMFORTABLE_FREE_BYTES

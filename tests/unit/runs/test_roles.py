@@ -9,12 +9,15 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from raysem import storage
+from raysem import config, storage
 from raysem.config import build
 from raysem.corpora.built import HiddenLabels, write_hidden_labels
 from raysem.corpora.rows import caption_id
 from raysem.errors import ConfigError, DataError
 from raysem.runs import roles
+from raysem.runs.corpus_stages import corpus_stages
+from raysem.runs.curation_recipe import CurateAndTrainRecipe
+from raysem.runs.launch import RECIPES
 from raysem.runs.roles import CorpusSource, build_part, part_of, place_of
 from raysem.tables import CAPTIONS, CLIPS
 
@@ -78,6 +81,7 @@ def table(tmp_path: Path, write_part) -> str:
         ({"corpus": "clips_table", "root": "/x", "group_pattern": "a"}, "group_pattern: needs a group"),
         ({"corpus": "clips_table", "root": "/x", "label_templates": ["x"]}, "label_templates: each template needs"),
         ({"corpus": "clips_table", "root": "/x", "missing": "ignore"}, "missing: expected 'error', 'reject' or 'keep'"),
+        ({"corpus": "esc50", "root": "/x", "label_map": "esc5"}, "label_map: no label map 'esc5'; there are esc50_aud"),
     ],
 )
 def test_a_wrong_source_is_refused_before_anything_is_read(content: dict[str, Any], reason: str):
@@ -179,6 +183,94 @@ def test_captions_are_made_from_labels(table: str, tmp_path: Path):
     assert len(set(drawn)) > 2
     make(tmp_path / "none", source(root=table, captions="none"))
     assert all(row["captions"] == [] for row in clips_of(tmp_path / "none"))
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> str:
+    file = tmp_path / "animals.csv"
+    file.write_text("label,class\nRain,Rain\ndog_bark,Dog\ndog_bark,Bark\nSiren,Alarm\nWind,Air\n")
+    return str(file)
+
+
+def test_mapped_labels_are_those_of_the_clips_and_of_captions_made_from_them(table: str, tmp_path: Path, animals: str):
+    settings = source(root=table, label_map=animals, captions="labels", label_templates=["a {label}"])
+    make(tmp_path / "part", settings)
+    rows = clips_of(tmp_path / "part")
+    assert [row["labels"] for row in rows[:2]] == [["Rain"], ["Dog", "Bark"]]
+    assert [row["captions"] for row in rows[:2]] == [["a rain"], ["a dog", "a bark"]]
+    assert [row["clip_id"] for row in rows] == [f"rec{i // 2}-{i}" for i in range(10)]
+    known = storage.read_table(str(tmp_path / "part" / "caption_labels.parquet")).to_pylist()
+    assert {row["caption_id"]: row["labels"] for row in known}[caption_id("a bark")] == ["Bark", "Dog"]
+
+
+def test_clips_are_filtered_by_the_corpuss_own_labels(table: str, tmp_path: Path, animals: str):
+    make(tmp_path / "part", source(root=table, label_map=animals, labels=["dog_bark"]))
+    assert [row["labels"] for row in clips_of(tmp_path / "part")] == [["Dog", "Bark"]] * 5
+    with pytest.raises(DataError, match="no clip is left"):
+        make(tmp_path / "none", source(root=table, label_map=animals, labels=["Dog"]))
+
+
+def test_hidden_labels_are_mapped_too(table: str, tmp_path: Path, animals: str):
+    hidden = pa.table({"clip_id": ["rec0-0", "rec0-1"], "labels": [["Siren", "Rain"], []]})
+    write_hidden_labels(table, HiddenLabels(hidden, {caption_id("caption 1"): ("Wind",)}))
+    for hide in (True, False):
+        make(tmp_path / str(hide), source(root=table, label_map=animals), hide=hide)
+        known = storage.read_table(str(tmp_path / str(hide) / "clip_labels.parquet")).to_pylist()
+        assert [row["labels"] for row in known[:4]] == [["Alarm", "Rain"], [], ["Rain"], ["Dog", "Bark"]]
+    assert all(row["labels"] is None for row in clips_of(tmp_path / "True"))
+    texts = storage.read_table(str(tmp_path / "False" / "caption_labels.parquet")).to_pylist()
+    assert ["Air" in row["labels"] for row in texts] == [row["caption_id"] == caption_id("caption 1") for row in texts]
+    assert "Wind" not in str(texts)
+
+
+def test_one_source_of_a_part_is_mapped_and_another_is_not(table: str, tmp_path: Path, animals: str, write_part):
+    other = write_part(tmp_path / "other", [{"clip_id": "other", "labels": ["dog_bark"]}])
+    make(tmp_path / "part", source(root=table, label_map=animals, folds=[1]), source(root=other))
+    found = {row["clip_id"]: row["labels"] for row in clips_of(tmp_path / "part")}
+    assert found == {"rec0-1": ["Dog", "Bark"], "rec3-6": ["Rain"], "other": ["dog_bark"]}
+
+
+def test_a_label_that_the_map_does_not_know_is_refused(table: str, tmp_path: Path):
+    file = tmp_path / "mine.csv"
+    file.write_text("label,class\nRain,Rain\n")
+    with pytest.raises(DataError, match=r"mine\.csv: label 'dog_bark' has no class; add a line"):
+        make(tmp_path / "part", source(root=table, label_map=str(file)))
+    counts = make(tmp_path / "rain", source(root=table, label_map=str(file), labels=["Rain"]))
+    assert counts["clips"] == 5
+
+
+def test_the_digests_of_recipes_without_a_map_are_those_from_before_there_were_maps():
+    settings = build(CorpusSource, {"corpus": "esc50", "root": "/nowhere/esc50", "folds": [5]})
+    assert config.digest(settings) == config.digest(identity(settings)) == "c89adca3ee72"
+    roots = [f"corpora.roots.{name}=/nowhere/{name}" for name in ("esc50", "wild")]
+    recipe = config.load_recipe(CurateAndTrainRecipe, RECIPES / "esc50.yaml", roots)
+    stage = corpus_stages(recipe, "/nowhere")["evaluation/esc50_fold5"]
+    assert stage.digest == "06cb3a5e0f96"
+    mapped = config.load_recipe(
+        CurateAndTrainRecipe,
+        RECIPES / "esc50.yaml",
+        [*roots, "corpora.evaluation.esc50_fold5.label_map=esc50_audioset"],
+    )
+    assert corpus_stages(mapped, "/nowhere")["evaluation/esc50_fold5"].digest != stage.digest
+
+
+def test_an_identity_follows_what_a_users_map_says_and_not_its_reasons(animals: str):
+    settings = source(root="s3://bucket/x", label_map=animals)
+    before = identity(settings)
+    assert identity(settings) == before
+    assert before.keys() - identity(source(root="s3://bucket/x")).keys() == {"label_map", "label_classes"}
+    text = Path(animals).read_text()
+    Path(animals).write_text(text.replace("label,class", "label,class,reason"))
+    assert identity(settings) == before
+    Path(animals).write_text(text.replace("Alarm", "Siren"))
+    assert identity(settings) != before
+    with pytest.raises(DataError, match=r"none\.csv: no such file"):
+        identity(source(label_map="/nowhere/none.csv"))
+
+
+def test_a_source_with_a_map_is_read_back_from_its_own_words(animals: str):
+    for settings in (source(label_map=animals), source()):
+        assert build(CorpusSource, config.plain(settings)) == settings
 
 
 def test_the_same_sources_give_the_same_bytes_and_another_seed_another_draw(table: str, tmp_path: Path):

@@ -13,7 +13,7 @@ import soundfile
 from raysem import config, storage
 from raysem.evaluation.zero_shot import ZeroShotProtocol, ZeroShotSettings, zero_shot
 from raysem.ledger import Ledger
-from raysem.runs import run_report
+from raysem.runs import published, run_report
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
 from raysem.stages import Stage, run_stages
 from raysem.tables import REJECTS
@@ -205,11 +205,11 @@ def test_of_several_students_none_is_put_at_the_top(tmp_path: Path, write_part: 
 
 def test_the_report_is_put_where_a_person_looks(run: Run, tmp_path: Path):
     run.write()
-    run_report.publish(str(run.root / "report"), run.output)
+    published.publish(str(run.root / "report"), run.output)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["seed"] == 4
     assert (tmp_path / "run" / "report" / "index.html").read_text().startswith("<!")
 
 
 def test_a_package_under_another_name_does_not_stop_the_report(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(run_report, "PACKAGES", ("torch", "no-such-package-of-ours"))
-    assert run_report._versions().keys() == {"python", "torch"}
+    monkeypatch.setattr(published, "PACKAGES", ("torch", "no-such-package-of-ours"))
+    assert published.versions().keys() == {"python", "torch"}

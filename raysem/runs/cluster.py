@@ -1,0 +1,61 @@
+"""What a job asks of Ray, and what is known of the machine or cluster before it starts."""
+
+from __future__ import annotations
+
+import os
+
+from pydantic import Field, PositiveInt
+
+from raysem.config import Settings
+from raysem.curation.ray_stages import WorkerSettings
+from raysem.errors import ConfigError
+
+
+class ClusterSettings(Settings):
+    """What the job asks of Ray."""
+
+    address: str | None = None
+    """Address of a running cluster; null: RAY_ADDRESS, else a local Ray."""
+    local_cpus: PositiveInt | None = None
+    """CPUs of a local Ray; null: the cores of this machine."""
+    object_store_mib: PositiveInt | None = 512
+    """Object store of a local Ray."""
+    embedding: WorkerSettings = WorkerSettings()
+    training_workers: PositiveInt = 1
+    training_cpus_per_worker: float = Field(1.0, gt=0)
+    training_on_gpus: bool | None = None
+    """One GPU for each training worker; null: where the cluster has GPUs."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the run joins a cluster; else it starts a Ray of its own on this machine."""
+        return bool(self.address or os.environ.get("RAY_ADDRESS"))
+
+    @property
+    def num_local_cpus(self) -> int:
+        """CPUs of a local Ray."""
+        return self.local_cpus or os.cpu_count() or 1
+
+
+def check_workers(cluster: ClusterSettings) -> None:
+    """On a Ray of this machine, what is asked for must be here; a cluster may still grow.
+
+    Raises:
+        ConfigError: more GPUs or CPUs are asked for than there are.
+    """
+    if cluster.is_elsewhere:
+        return
+    import torch
+
+    there = torch.cuda.device_count()
+    asked = float(cluster.training_workers if cluster.training_on_gpus else 0)
+    per_embedder = cluster.embedding.gpus_per_worker or 0
+    asked = max(asked, per_embedder * (cluster.embedding.embed_workers or 1))
+    if asked > there:
+        raise ConfigError(f"cluster: {asked:g} GPUs are asked for, this machine has {there}")
+    cores = cluster.num_local_cpus
+    if cluster.training_workers * cluster.training_cpus_per_worker > cores:
+        raise ConfigError(
+            f"cluster.training_workers: {cluster.training_workers} x {cluster.training_cpus_per_worker:g} CPUs are "
+            f"asked for, a local Ray has {cores} (cluster.training_cpus_per_worker may be a fraction)"
+        )

@@ -1,0 +1,37 @@
+"""Checks that every job makes on the driver, before Ray: where it writes, and that its sources are there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from raysem import storage
+from raysem.errors import ConfigError, UserError
+from raysem.runs.part_settings import PartSettings
+
+LEAST_FREE_BYTES = 200 * 2**20
+COMFORTABLE_FREE_BYTES = 2 * 2**30
+
+
+def check_output(output: storage.Location) -> list[str]:
+    """Warnings about a local output; UserError where nothing can be written to it."""
+    if storage.is_remote(output):
+        return []
+    target = Path(output)
+    above = next(folder for folder in (target, *target.parents) if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"--output {output}: {above} is a file, expected a folder")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"--output {output}: {above} cannot be written")
+    free = storage.free_bytes(output) or 0
+    if free < LEAST_FREE_BYTES:
+        raise UserError(f"--output {output}: {free // 2**20} MiB are free, the least is {LEAST_FREE_BYTES // 2**20}")
+    return [f"{output}: only {free / 2**30:.1f} GiB are free"] if free < COMFORTABLE_FREE_BYTES else []
+
+
+def check_roots(corpora: PartSettings) -> None:
+    """ConfigError naming the first source whose root is not there."""
+    for key, sources in corpora.named_sources.items():
+        for source in sources:
+            if source.root and not storage.exists(source.root):
+                raise ConfigError(f"corpora.{key}: root {source.root}: no such file or folder (seen from {Path.cwd()})")

@@ -1,0 +1,83 @@
+"""Checks of `train_spa` on the driver, before Ray."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from raysem import storage
+from raysem.errors import ConfigError, UserError
+from raysem.ontology.source import find_ontology
+from raysem.runs.cluster import check_workers
+from raysem.runs.preflight import check_output, check_roots
+from raysem.runs.resource_estimate import Training, Work, estimate
+from raysem.runs.resource_facts import MIB, bytes_of, machine_of
+from raysem.runs.tagging_recipe import TaggingRecipe
+from raysem.stages import Stage, done_record
+
+log = logging.getLogger(__name__)
+
+
+def check(recipe: TaggingRecipe, output: storage.Location, chosen: Sequence[Stage]) -> list[str]:
+    """Raise for what cannot work, return warnings for what may not.
+
+    Raises:
+        UserError: a path that is not there, a disk that is full, a setting that cannot be met.
+    """
+    warnings = check_output(output)
+    check_roots(recipe.corpora)
+    find_ontology(recipe.classes.ontology, key="classes.ontology.file")
+    workers = recipe.cluster.training_workers
+    for name, tagger in recipe.taggers().items():
+        key = f"variants.{name}.tagger" if recipe.variants else "tagger"
+        start = tagger.model.start
+        if start is not None and start.kind != "ast" and not storage.exists(start.location):
+            raise ConfigError(f"{key}.model.start.location: {start.location}: no such file")
+        training = tagger.training
+        if training.batch_size % (workers * training.accumulation):
+            raise ConfigError(
+                f"{key}.training.batch_size: {training.batch_size} is no multiple of "
+                f"cluster.training_workers x accumulation = {workers * training.accumulation}"
+            )
+        if training.schedule.kind == "plateau" and not recipe.corpora.held_out:
+            raise ConfigError(f"{key}.training.schedule.kind: plateau is seen on held-out clips; give corpora.held_out")
+    if all(done_record(stage, output) is not None for stage in chosen):
+        return []
+    check_workers(recipe.cluster)
+    return warnings
+
+
+def check_resources(recipe: TaggingRecipe, output: storage.Location, chosen: Sequence[Stage]) -> list[str]:
+    """Estimate what training is left to do, once the corpora are read: log it, return warnings.
+
+    Raises:
+        UserError: it cannot fit; the message begins with the key to change.
+    """
+    found = estimate(Work.of_trainings(_trainings(recipe, output, chosen)), machine_of(recipe.cluster, output))
+    if found.refusals:
+        raise UserError("; ".join(found.refusals))
+    for line in found.lines:
+        log.info("estimate, %s", line)
+    return found.warnings
+
+
+def _trainings(recipe: TaggingRecipe, output: storage.Location, chosen: Sequence[Stage]) -> list[Training]:
+    """The taggers that are left to train."""
+    taggers, found = recipe.taggers(), []
+    for stage in chosen:
+        name = stage.name.removeprefix("tagger/")
+        if name == stage.name or done_record(stage, output) is not None:
+            continue
+        settings, parts = taggers[name], [part for part in stage.inputs if part.name.startswith("corpora/")]
+        design, training = settings.model.design, settings.training
+        found.append(
+            Training(
+                name=f"variants.{name}.tagger" if recipe.variants else "tagger",
+                workers=recipe.cluster.training_workers,
+                clips=sum((done_record(part, output) or {"summary": {}})["summary"].get("clips", 0) for part in parts),
+                crop_samples=round(design.crop_seconds * design.front_end.sample_rate),
+                cache_bytes=training.cache_mib * MIB,
+                table_bytes=sum(min(training.table_memory_mib * MIB, bytes_of(part, output)) for part in parts),
+            )
+        )
+    return found
