@@ -6,23 +6,30 @@ with its configuration and tokenizer, all others in `model.safetensors`. The fol
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from raysem import storage
 from raysem.config import build, plain
-from raysem.errors import ConfigError, DataError
+from raysem.models import checkpoint_folder
+from raysem.models.checkpoint_folder import (
+    CLAP_FORMAT,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    check_keys,
+    check_weights_digest,
+    read_weights,
+    stored_state,
+    write_weights,
+)
 from raysem.models.clap import Clap, ClapSettings, weights_digest
 from raysem.text.encoder import TextEncoder
 
-FORMAT = "raysem-clap-1"
-WEIGHTS_FILE, CONFIG_FILE, TEXT_FOLDER = "model.safetensors", "config.json", "text_encoder"
+FORMAT = CLAP_FORMAT
+TEXT_FOLDER = "text_encoder"
 _TEXT_PREFIX = "text_encoder.base."
 
 
@@ -31,13 +38,13 @@ def save_model(folder: str, model: Clap, extra: Mapping[str, Any] | None = None)
 
     `config.json` is written last, so a folder that has it is whole.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = stored_state(model)
     text = {name.removeprefix(_TEXT_PREFIX): state.pop(name) for name in list(state) if name.startswith(_TEXT_PREFIX)}
     storage.delete(storage.join(folder, CONFIG_FILE))
     for name, content in model.text_encoder.files.items():
         storage.write_bytes(storage.join(folder, TEXT_FOLDER, name), content)
-    storage.write_bytes(storage.join(folder, TEXT_FOLDER, WEIGHTS_FILE), save(text, {"format": "pt"}))
-    storage.write_bytes(storage.join(folder, WEIGHTS_FILE), save(state, {"format": "pt"}))
+    write_weights(storage.join(folder, TEXT_FOLDER, WEIGHTS_FILE), text)
+    write_weights(storage.join(folder, WEIGHTS_FILE), state)
     config = {
         "format": FORMAT,
         "settings": plain(model.settings),
@@ -58,29 +65,17 @@ def load_model(location: str, device: str | torch.device = "cpu") -> Clap:
     settings = build(ClapSettings, config["settings"], storage.join(location, CONFIG_FILE))
     text_folder = storage.join(location, TEXT_FOLDER)
     text_encoder = TextEncoder(
-        settings.text, location=text_folder, weights=_read_weights(storage.join(text_folder, WEIGHTS_FILE))
+        settings.text, location=text_folder, weights=read_weights(storage.join(text_folder, WEIGHTS_FILE))
     )
     model = Clap(settings, text_encoder=text_encoder)
-    load_learned_state(model, _read_weights(storage.join(location, WEIGHTS_FILE)), where=location, with_text=False)
-    found = weights_digest(model)
-    if found != config["weights_sha256"]:
-        raise DataError(f"{location}: weights have sha256 {found}, {CONFIG_FILE} says {config['weights_sha256']}")
+    load_learned_state(model, read_weights(storage.join(location, WEIGHTS_FILE)), where=location, with_text=False)
+    check_weights_digest(model, config["weights_sha256"], location)
     return model.to(device).eval()
 
 
 def read_config(location: str) -> dict[str, Any]:
     """What `config.json` of a checkpoint folder holds: format, settings, weights_sha256, extra."""
-    file = storage.join(location, CONFIG_FILE)
-    try:
-        config = storage.read_json(file)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(f"{location}: no raysem checkpoint there ({CONFIG_FILE} is missing)") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: not JSON ({error})") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise DataError(f"{file}: expected a raysem checkpoint with format {FORMAT!r}, found {found!r}")
-    return config
+    return checkpoint_folder.read_config(location, FORMAT)
 
 
 def learned_state(model: Clap) -> dict[str, Tensor]:
@@ -102,29 +97,6 @@ def load_learned_state(
     model.load_state_dict(dict(state), strict=False)
 
 
-def check_keys(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
-    """DataError unless `state` has exactly the names and shapes of `expected`."""
-    missing, left_over = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    reshaped = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & state.keys())
-        if state[name].shape != expected[name].shape
-    ]
-    if missing or left_over or reshaped:
-        raise DataError(
-            f"{where}: weights do not fit: missing {missing}, left over {left_over}, of another shape {reshaped}"
-        )
-
-
 def fingerprint(model: nn.Module) -> str:
     """Digest of all that decides an embedding: weights, settings, tokenizer."""
     return model.fingerprint()  # type: ignore[operator]
-
-
-def _read_weights(file: str) -> dict[str, Tensor]:
-    try:
-        return load(storage.read_bytes(file))
-    except FileNotFoundError:
-        raise DataError(f"{file}: is missing, the checkpoint is not whole") from None
-    except SafetensorError as error:
-        raise DataError(f"{file}: not a readable safetensors file ({error})") from None

@@ -13,7 +13,16 @@ from raysem.models.importers.efficientat import load_efficientat
 from raysem.models.importers.hts_at import load_hts_at
 from raysem.models.importers.panns import load_panns_encoder
 from raysem.models.importers.passt import load_passt
-from raysem.models.registry import WaveformEncoderName, encoder_design
+from raysem.models.registry import WAVEFORM_ENCODERS, EncoderDesign, WaveformEncoderName
+
+PUBLISHED_NAMES: dict[str, WaveformEncoderName] = {
+    "panns": "cnn14",
+    "efficientat": "mn10",
+    "ast": "ast",
+    "hts_at": "hts_at",
+    "passt": "passt_s",
+}
+"""The encoder that a kind of checkpoint is of, unless its source says another."""
 
 
 class EncoderSource(Settings):
@@ -27,24 +36,35 @@ class EncoderSource(Settings):
     """For `efficientat`: the width of the checkpoint, if not `mn10`."""
 
 
+def published_name(source: EncoderSource) -> WaveformEncoderName:
+    """The name of the encoder in the checkpoint."""
+    return source.encoder or PUBLISHED_NAMES[source.kind]
+
+
 def load_encoder(
     source: EncoderSource,
     *,
+    design: EncoderDesign | None = None,
     with_classes: bool = True,
     device: str | torch.device = "cpu",
     key: str = "encoder.location",
 ) -> WaveformEncoder:
-    """The encoder in evaluation mode. It never goes on with weights that the source does not hold."""
+    """The encoder in evaluation mode. It never goes on with weights that the source does not hold.
+
+    Args:
+        design: for `efficientat`, `hts_at` and `passt`, whose files do not tell all of it: the numbers of the
+            checkpoint, if not those of `WAVEFORM_ENCODERS`.
+    """
+    design = design or WAVEFORM_ENCODERS[published_name(source)]
     match source.kind:
         case "panns":
             encoder = load_panns_encoder(source.location, with_classes=with_classes, key=key)
         case "efficientat":
-            design = encoder_design(source.encoder or "mn10")
             encoder = load_efficientat(source.location, design=design, with_classes=with_classes, key=key)
         case "ast":
             encoder = load_ast(source.location, with_classes=with_classes, key=key)
         case "hts_at":
-            encoder = load_hts_at(source.location, with_classes=with_classes, key=key)
+            encoder = load_hts_at(source.location, design=design, with_classes=with_classes, key=key)
         case "passt":
-            encoder = load_passt(source.location, with_classes=with_classes, key=key)
+            encoder = load_passt(source.location, design=design, with_classes=with_classes, key=key)
     return encoder.to(device)

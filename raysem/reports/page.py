@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from raysem import storage
 from raysem.reports import plots
+from raysem.reports.cells import difference_cell
 from raysem.reports.content import ClassListening, ListenItem, ReportContent
-from raysem.reports.players import Player, PlayerSettings, encode_player
+from raysem.reports.layout import render_template
+from raysem.reports.player_budget import PlayerBudget, wave
+from raysem.reports.players import Player, PlayerSettings
 
 log = logging.getLogger(__name__)
 
@@ -43,22 +42,11 @@ def write_report(content: ReportContent, location: str, *, players: PlayerSettin
 
 def render(content: ReportContent, *, players: PlayerSettings | None = None) -> str:
     """The page as text. Every text of `content` is escaped: captions and file names come from strangers."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "percent": percent,
-        "points": points,
-        "duration": spoken_duration,
-        "spoken": plots.spoken_label,
-        "thousands": lambda count: f"{count:,}",
-    }
     main_curves, other_curves = plots.curves(content.curves)
-    script = _packaged("report.js")
-    script_digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.from_string(_packaged("report.html")).render(
+    return render_template(
+        "report.html",
         content=content,
-        style=Markup(_packaged("report.css")),
-        script=Markup(script),
-        script_digest=script_digest,
+        headlines=content.headlines,
         zero_shot=_zero_shot_tables(content),
         retrieval=_retrieval_tables(content),
         curation_plots=_curation_plots(content),
@@ -67,28 +55,6 @@ def render(content: ReportContent, *, players: PlayerSettings | None = None) -> 
         listening=_listening_cards(content.listening, players or PlayerSettings()),
         groups=_LISTENING_GROUPS,
     )
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """0.815 as "81.5", without the sign, which stands in the table's head; a dash for None."""
-    return "–" if share is None else f"{100 * share:.{digits}f}"
-
-
-def points(difference: float) -> str:
-    """0.018 as "+1.8", with a true minus sign; what rounds to nothing has no sign."""
-    rounded = f"{100 * difference:+.1f}"
-    return "0.0" if float(rounded) == 0 else rounded.replace("-", "−")
-
-
-def spoken_duration(seconds: float) -> str:
-    """75.2 as "1 min 15 s"; below ten seconds with a decimal."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def _zero_shot_tables(content: ReportContent) -> list[dict[str, Any]]:
@@ -115,7 +81,7 @@ def _zero_shot_table(content: ReportContent, set_name: str) -> dict[str, Any]:
     rows = []
     for model, result in results.items():
         cells = [
-            _difference_cell(differences[model, baseline], reach) if (model, baseline) in differences else None
+            difference_cell(differences[model, baseline], reach) if (model, baseline) in differences else None
             for baseline in compared
         ]
         bar = plots.interval_bar(result["accuracy"], result["interval"], domain)
@@ -132,20 +98,6 @@ def _zero_shot_table(content: ReportContent, set_name: str) -> dict[str, Any]:
         "per_class": _per_class(results),
         "confusions": _confusions(results),
         "confused": {model: result.get("most_confused", []) for model, result in results.items()},
-    }
-
-
-def _difference_cell(row: Mapping[str, Any], reach: float) -> dict[str, Any]:
-    low, high = row["interval"]
-    tone, verdict = ("better", "better") if low > 0 else ("worse", "worse") if high < 0 else ("neutral", "unclear")
-    bar = plots.interval_bar(row["difference"], row["interval"], (-reach, reach), zero=True, tone=tone)
-    return {
-        "difference": row["difference"],
-        "low": low,
-        "high": high,
-        "tone": tone,
-        "verdict": verdict,
-        "bar": Markup(bar),
     }
 
 
@@ -228,19 +180,13 @@ def _listening_cards(
         for position in range(len(getattr(one, group)))
     ]
     cards: dict[tuple[int, int, str], ListeningCard] = {}
-    num_players, num_bytes = 0, 0
+    budget = PlayerBudget(settings)
     for position, at, group in sorted(wanted, key=lambda key: key[:2]):
         item = getattr(listening[at], group)[position]
-        player = None
-        if num_players < settings.max_players:
-            player = encode_player(item.waveform_T, item.sample_rate, settings)
-            if num_bytes + player.num_bytes > settings.max_total_mib * 2**20:
-                player = None
-            else:
-                num_players, num_bytes = num_players + 1, num_bytes + player.num_bytes
-        cards[position, at, group] = ListeningCard(item, player, _wave(player))
-    if num_players < len(wanted):
-        log.info("the report plays %d of %d pairs: its bound on audio is reached", num_players, len(wanted))
+        player = budget.player(item.waveform_T, item.sample_rate)
+        cards[position, at, group] = ListeningCard(item, player, wave(player))
+    if budget.num_players < len(wanted):
+        log.info("the report plays %d of %d pairs: its bound on audio is reached", budget.num_players, len(wanted))
     return [
         (
             one.label,
@@ -248,21 +194,3 @@ def _listening_cards(
         )
         for at, one in enumerate(listening)
     ]
-
-
-def _wave(player: Player | None) -> Markup:
-    if player is None:
-        return Markup("")
-    bars = "".join(
-        f"M{3 * at + 1.5:g} {16 - max(1, 14 * peak):.1f}V{16 + max(1, 14 * peak):.1f}"
-        for at, peak in enumerate(player.peaks)
-    )
-    width = 3 * len(player.peaks)
-    return Markup(
-        f'<svg class="wave" viewBox="0 0 {width} 32" preserveAspectRatio="none" aria-hidden="true">'
-        f'<path d="{bars}"/></svg>'
-    )
-
-
-def _packaged(name: str) -> str:
-    return resources.files("raysem.reports").joinpath(name).read_text(encoding="utf-8")

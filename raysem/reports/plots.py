@@ -1,70 +1,21 @@
-"""Plots as inline SVG that take the page's font and its light or dark colours."""
+"""The plots of a curation: similarities, Improvement-Sets, training curves, confusions."""
 
 # Shapes: K classes.
 
 from __future__ import annotations
 
 import html
-import io
-import re
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from raysem.reports.content import ImprovementSetStatistics, SimilarityStatistics
+from raysem.reports.plot_style import MARK, MUTED, PAPER, SERIES, Plot, new_axes, series_style
 
-# Colours that no plot would use: each is replaced by a variable of the page's style sheet.
-_INK, _MUTED, _GRID, _MARK, _PAPER = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05"
-_SERIES = tuple(f"#0a0c0{index}" for index in range(1, 7))
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--line", _MARK: "--mark", _PAPER: "--surface"} | {
-    colour: f"--series-{index}" for index, colour in enumerate(_SERIES, start=1)
-}
-_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), "-", (0, (3, 1.5)))
-_STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: searchable, in the page's font
-    "svg.hashsalt": "raysem",
-    "text.parse_math": False,  # a "$" in a class name is a "$"
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _MUTED,
-    "axes.labelsize": 11,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.8,
-    "text.color": _INK,
-    "xtick.color": _GRID,
-    "ytick.color": _GRID,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED,
-    "ytick.major.size": 0,
-    "lines.linewidth": 2.0,
-    "legend.frameon": False,
-    "legend.fontsize": 10.5,
-    "figure.constrained_layout.use": True,
-}
 _MAX_LABELLED_CLASSES = 80
-
-
-@dataclass(frozen=True)
-class Plot:
-    """`svg` for the page, `alt` for those who cannot see it, `caption` for all."""
-
-    title: str
-    svg: str
-    alt: str
-    caption: str = ""
 
 
 def similarity_histogram(statistics: SimilarityStatistics) -> Plot:
@@ -73,12 +24,12 @@ def similarity_histogram(statistics: SimilarityStatistics) -> Plot:
     if len(edges) != len(counts) + 1:
         raise ValueError(f"a histogram of {len(counts)} bins has {len(counts) + 1} edges, got {len(edges)}")
     marks = _marks(statistics)
-    with _axes() as (axes, done):
+    with new_axes() as (axes, done):
         lowest = min(marks, default=np.inf)
         kept = edges[:-1] >= lowest - 1e-9
         for chosen, alpha in ((~kept, 0.35), (kept, 0.9)):
             axes.bar(
-                edges[:-1][chosen], counts[chosen], np.diff(edges)[chosen], align="edge", color=_SERIES[0], alpha=alpha
+                edges[:-1][chosen], counts[chosen], np.diff(edges)[chosen], align="edge", color=SERIES[0], alpha=alpha
             )
         axes.set(xlabel="cosine similarity", ylabel="pairs", xlim=_occupied(edges, counts, marks))
         if counts.max(initial=0) > 50:
@@ -101,10 +52,10 @@ def kept_against_threshold(statistics: SimilarityStatistics) -> Plot:
     pairs = np.asarray(statistics.kept_pairs) / max(statistics.num_pairs, 1)
     clips = np.asarray(statistics.kept_clips) / max(statistics.num_clips, 1)
     marks = _marks(statistics)
-    with _axes() as (axes, done):
+    with new_axes() as (axes, done):
         for index, (name, share) in enumerate((("clips with a caption", clips), ("pairs", pairs))):
             shown = share > 0
-            axes.plot(thresholds[shown], share[shown], color=_SERIES[index], linestyle=_DASHES[index], label=name)
+            axes.plot(thresholds[shown], share[shown], label=name, **series_style(index))
         axes.set(xlabel="threshold", ylabel="share kept", yscale="log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -126,8 +77,8 @@ def precision_against_threshold(statistics: SimilarityStatistics) -> Plot | None
         return None
     points = [(t, p) for t, p in zip(statistics.sweep_thresholds, statistics.precision, strict=True) if p is not None]
     thresholds, precision = (np.array(values) for values in zip(*points, strict=True))
-    with _axes() as (axes, done):
-        axes.plot(thresholds, precision, color=_SERIES[0], marker="o" if len(thresholds) <= 30 else "", markersize=4)
+    with new_axes() as (axes, done):
+        axes.plot(thresholds, precision, color=SERIES[0], marker="o" if len(thresholds) <= 30 else "", markersize=4)
         axes.set(xlabel="threshold", ylabel="precision", ylim=(0, 1.03))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         _draw_marks(axes, _marks(statistics))
@@ -166,17 +117,17 @@ def hub_share(improvement_sets: Sequence[ImprovementSetStatistics]) -> Plot | No
     if not shown:
         return None
     spoken = []
-    with _axes() as (axes, done):
+    with new_axes() as (axes, done):
         for index, kept in enumerate(shown):
             sizes = np.repeat(list(kept.clips_per_caption), list(kept.clips_per_caption.values()))
             sizes = np.sort(sizes[sizes > 0])[::-1]
             share = np.cumsum(sizes) / sizes.sum()
             rank = np.arange(1, len(sizes) + 1) / len(sizes)
             keep = np.unique(np.geomspace(1, len(sizes), 150).astype(int)) - 1  # enough points for a smooth line
-            axes.plot([0, *rank[keep]], [0, *share[keep]], label=kept.name, **_series(index))
+            axes.plot([0, *rank[keep]], [0, *share[keep]], label=kept.name, **series_style(index))
             tenth = share[max(len(sizes) // 10, 1) - 1]
             spoken.append(f"{kept.name}: the most frequent tenth of the captions own {100 * tenth:.0f} % of the pairs")
-        axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1, linestyle=(0, (2, 3)))
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
         axes.set(xlabel="captions, most frequent first", ylabel="share of pairs", xlim=(0, 1), ylim=(0, 1.02))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -263,39 +214,6 @@ def interval_bar(
     )
 
 
-@contextmanager
-def _axes(width: float = 5.4, height: float = 3.1) -> Iterator[tuple[Axes, Callable[[], str]]]:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height))  # not pyplot: no window system, no global state
-        axes = figure.add_subplot()
-        yield axes, lambda: _as_inline_svg(figure)
-
-
-def _as_inline_svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    )
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    used = set(re.findall(r'(?:url\(#|href="#)([\w-]+)', svg))
-    # Identifiers are unique in a page, and most of matplotlib's are never referred to.
-    svg = re.sub(r'\sid="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", svg)
-    salt = f"p{zlib.crc32(svg.encode()):08x}"
-    for identifier in used:
-        svg = re.sub(rf'(url\(#|href="#|id="){re.escape(identifier)}(?=[)"])', rf"\g<1>{salt}-{identifier}", svg)
-    return re.sub(r'<svg[^>]*viewBox="([^"]+)"[^>]*>', r'<svg class="plot" viewBox="\1">', svg, count=1).strip()
-
-
-def _series(index: int) -> dict[str, Any]:
-    return {"color": _SERIES[index % len(_SERIES)], "linestyle": _DASHES[index % len(_DASHES)]}
-
-
 def _marks(statistics: SimilarityStatistics) -> dict[float, list[str]]:
     marks: dict[float, list[str]] = {}
     for name, threshold in statistics.thresholds.items():
@@ -311,14 +229,14 @@ def _draw_marks(axes: Axes, marks: Mapping[float, Sequence[str]]) -> None:
         at = (threshold - low) / max(high - low, 1e-9)
         row = next((index for index, end in enumerate(rows_end) if at > end), len(rows_end))
         rows_end[row : row + 1] = [at + 0.1]
-        axes.axvline(threshold, color=_MARK, linewidth=1.5, linestyle=(0, (4, 2)))
+        axes.axvline(threshold, color=MARK, linewidth=1.5, linestyle=(0, (4, 2)))
         axes.annotate(
             f"{threshold:.4g}",
             (threshold, 1),
             xycoords=("data", "axes fraction"),
             xytext=(4, -2 - 12 * row),
             textcoords="offset points",
-            color=_MARK,
+            color=MARK,
             va="top",
         )
 
@@ -358,14 +276,14 @@ def _occurrences(occurrences: Mapping[int, int], title: str, axis: tuple[str, st
     numbers = np.array([occurrences[value] for value in values])
     total = int(numbers.sum()) if len(numbers) else 0
     largest = int(values.max()) if len(values) else 0
-    with _axes() as (axes, done):
+    with new_axes() as (axes, done):
         if largest <= 30:
-            axes.bar(values, numbers, 0.8, color=_SERIES[0], alpha=0.9)
+            axes.bar(values, numbers, 0.8, color=SERIES[0], alpha=0.9)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         else:
             edges = np.unique(np.round(np.geomspace(1, largest + 1, 25)).astype(int))
             binned, _ = np.histogram(values, bins=edges, weights=numbers)
-            axes.bar(edges[:-1], binned, np.diff(edges), align="edge", color=_SERIES[0], alpha=0.9, edgecolor=_PAPER)
+            axes.bar(edges[:-1], binned, np.diff(edges), align="edge", color=SERIES[0], alpha=0.9, edgecolor=PAPER)
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(FuncFormatter(_short_count))
             axes.xaxis.set_minor_formatter(NullFormatter())
@@ -398,10 +316,10 @@ def _curve(name: str, rows_by_model: Mapping[str, Sequence[Mapping[str, Any]]]) 
     if not lines or (_curve_kind(name) == 3 and len(values) == 1):
         return None
     ends = []
-    with _axes() as (axes, done):
+    with new_axes() as (axes, done):
         for index, (model, points) in enumerate(lines.items()):
             marker = "o" if len(points) <= 12 else ""
-            axes.plot(points[:, 0], points[:, 1], label=model, marker=marker, markersize=3.5, **_series(index))
+            axes.plot(points[:, 0], points[:, 1], label=model, marker=marker, markersize=3.5, **series_style(index))
             ends.append(f"{model} from {points[0, 1]:.4g} to {points[-1, 1]:.4g}")
         axes.set(xlabel="step")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))

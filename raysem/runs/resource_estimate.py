@@ -69,8 +69,8 @@ class Work:
     def of_trainings(cls, trainings: Iterable[Training]) -> Work:
         """Training alone."""
         return cls(
-            clips=0, shards=0, rows_per_shard=0, captions=0, embedding_width=0, embeddings_left=0, crop_samples=0,
-            num_crops=0, clips_per_unit=0, activation_bytes=0, embedders=0, decoders=0, matches=False, neighbours=0,
+            clips=0, shards=0, rows_per_shard=1, captions=0, embedding_width=0, embeddings_left=0, crop_samples=0,
+            num_crops=0, clips_per_unit=1, activation_bytes=0, embedders=0, decoders=0, matches=False, neighbours=0,
             exact_neighbours=False, screens=False, trainings=tuple(trainings),
         )  # fmt: skip
 

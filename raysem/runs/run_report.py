@@ -11,8 +11,6 @@ import pyarrow.compute as pc
 
 import raysem
 from raysem import config, storage
-from raysem.audio.load import AudioSettings, load_clip
-from raysem.errors import ClipError
 from raysem.ledger import Ledger
 from raysem.logs import duration
 from raysem.reports.content import (
@@ -27,15 +25,14 @@ from raysem.reports.content import (
 )
 from raysem.reports.page import write_report
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
+from raysem.runs.played_clips import LISTENING_RATE, waveforms_of
 from raysem.runs.published import curves, versions
-from raysem.runs.roles import clip_shards
 from raysem.stages import Stage, done_record
 from raysem.tables import KEPT
 
 log = logging.getLogger(__name__)
 
 EXAMPLES = 3
-LISTENING_RATE = 22_050
 CURATION = ("floor", "num_clips", "num_captions", "hubness", "improvement_sets")
 
 
@@ -229,22 +226,7 @@ def _listening(recipe: CurateAndTrainRecipe, folders: Mapping[str, str]) -> list
     chosen = _listening_content(folders)["classes"]
     kinds = ("best", "borderline", "rejected")
     wanted = {item["clip_id"] for entry in chosen for kind in kinds for item in entry[kind]}
-    settings = AudioSettings(**{**config.plain(recipe.audio), "sample_rate": LISTENING_RATE})
-    waveforms = {}
-    for file in clip_shards(folders["corpora/wild"]):
-        names = storage.read_table(file, ["clip_id"])["clip_id"].to_pylist()
-        for index in [place for place, name in enumerate(names) if name in wanted]:
-            row = storage.read_rows(file, index, index + 1).to_pylist()[0]
-            try:
-                waveforms[row["clip_id"]] = load_clip(
-                    row["audio"]["bytes"],
-                    row["audio"]["path"],
-                    start_seconds=row["start_seconds"],
-                    duration_seconds=row["duration_seconds"],
-                    settings=settings,
-                )
-            except ClipError as error:
-                log.warning("%s cannot be played in the report (%s)", row["clip_id"], error)
+    waveforms = waveforms_of(wanted, folders["corpora/wild"], recipe.audio)
 
     def items(entries: Sequence[Mapping[str, Any]]) -> list[ListenItem]:
         return [

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ def score(
         scores: by set, the folder of each tagger's scores.
     """
     known = TagClasses.read(classes)
-    content: dict[str, Any] = {"tagging": {}, "differences": [], "confusions": []}
+    content: dict[str, Any] = {"evaluation": {}, "differences": [], "moved_confusions": []}
     for name, corpus in corpora.items():
         found = ScoredSet.read(name, corpus, scores[name], known)
         floor = random_floor(found.targets_NK, known.distance_KK, seed=seed, num_draws=settings.num_floor_draws)
@@ -91,7 +91,7 @@ def score(
                 num_unscored=found.num_unscored,
                 floor=floor,
             )
-            content["tagging"].setdefault(name, {})[model] = result.to_json()
+            content["evaluation"].setdefault(model, {"tagging": {}})["tagging"][name] = result.to_json()
         differences = tagging_differences(
             found.scores, found.targets_NK, known.distance_KK, [baseline], set_name=name, settings=settings, seed=seed
         )
@@ -109,7 +109,7 @@ def score(
                     models=(baseline, model),
                     seed=seed,
                 )
-                content["confusions"].append(asdict(moved))
+                content["moved_confusions"].append(moved.to_json())
     storage.write_json(storage.join(folder, "scores.json"), content)
     return {"headline": _headline(content)}
 
@@ -117,8 +117,8 @@ def score(
 def _headline(content: Mapping[str, Any]) -> list[str]:
     """A line a tagger and set for the console."""
     lines = []
-    for name, by_model in content["tagging"].items():
-        for model, result in by_model.items():
+    for model, parts in content["evaluation"].items():
+        for name, result in parts["tagging"].items():
             low, high = result["OmAP_interval"]
             lines.append(
                 f"{name}, {model}: mAP {result['mAP']:.3f}, OmAP {result['OmAP']:.3f} [{low:.3f}, {high:.3f}] "

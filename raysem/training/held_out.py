@@ -17,9 +17,9 @@ from raysem.errors import DataError, RaysemError
 from raysem.losses.contrastive import scaled_similarity
 from raysem.losses.gather import in_group
 from raysem.models.protocol import exact_evaluation
+from raysem.training.clips import ClipLoader, centre_crops
 from raysem.training.context import TrainContext, stop_together
 from raysem.training.draws import draw_seed
-from raysem.training.clips import ClipLoader, centre_crops
 from raysem.training.objective import AudioTextNetwork, TextInputs
 from raysem.training.rejects import UnusableClip
 from raysem.training.table import TrainingClip
@@ -66,7 +66,6 @@ class HeldOutPairs:
         self._rows = sorted(int(row) for row in order[:num_pairs])
         self._clips, self._table, self._text_inputs = clips, table, text_inputs
         self._batch_size, self._num_threads, self._seed = batch_size, num_threads, seed
-        self.num_rows = total
         self.unusable: dict[str, UnusableClip] = {}
 
     @torch.no_grad()

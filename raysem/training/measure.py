@@ -18,11 +18,16 @@ class Measure(Protocol):
     by it (one measure of a run at most: never one on a test set).
     """
 
-    name: str
-    chooses: bool
-    num_rows: int
-    unusable: Mapping[str, UnusableClip]
-    """The clips of this rank that had to be left out, by id."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def chooses(self) -> bool: ...
+
+    @property
+    def unusable(self) -> Mapping[str, UnusableClip]:
+        """The clips of this rank that had to be left out, by id."""
+        ...
 
     def measure(self, model: nn.Module, context: TrainContext) -> dict[str, float]:
         """The metrics in eval mode and fp32, the same on every rank; a collective."""

@@ -12,6 +12,7 @@ from raysem.training.draws import draw_seed
 from raysem.training.examples import CaptionedCrops, Examples
 from raysem.training.held_out import HeldOutPairs
 from raysem.training.loader import BatchLoader
+from raysem.training.measure import Measure
 from raysem.training.objective import TextInputs
 from raysem.training.plan import BatchPlan, StepPlan
 from raysem.training.run import TrainingInputs
@@ -61,7 +62,7 @@ def pair_inputs(
         replay_probability=sources.replay_probability,
     )
     examples = CaptionedCrops(clips, crop_samples, seed)
-    measures = ()
+    measures: tuple[Measure, ...] = ()
     if sources.held_out is not None:
         held_out = HeldOutPairs(
             clips,

@@ -14,7 +14,7 @@ from raysem.errors import ConfigError
 from raysem.training.draws import draw_index, draw_seed, uniform_draws
 from raysem.training.windows import BlockWindows
 
-# Shapes: B rows of a global batch, N rows of a table.
+# Shapes: B rows of a global batch, N rows of a table, K blocks of it.
 
 MAX_LANES = 16
 """Ranks whose number divides this read disjoint row groups; others read some twice, with the same result."""

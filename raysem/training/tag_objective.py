@@ -73,6 +73,8 @@ class TaggingObjective:
         aligned = settings.spa_weight > 0
         if aligned and classes.text_KD is None:
             raise ValueError("spa_weight is above 0, and the classes have no texts")
+        if aligned and tagger.projection is None:
+            raise ValueError("spa_weight is above 0, and the tagger has no projection")
         self.network: nn.Module = TagNetwork(tagger, aligned=aligned)
         self.weights: Mapping[str, float] = settings.by_name
         self._classes, self._settings, self._device = classes, settings, device

@@ -104,7 +104,7 @@ class TaggingSpec:
         if self.initial_model is None:
             width = classes.text_KD.shape[1] if classes.text_KD is not None else None
             seed = draw_seed("initial weights", self.seed)
-            return build_tagger(self.model, classes.names, classes.ids, width, seed=seed)
+            return build_tagger(self.model, classes.names, classes.ids, width, seed=seed, key="model.start")
         tagger = load_tagger(self.initial_model)
         if tagger.class_names != classes.names:
             raise ConfigError(f"{self.initial_model}: has other classes than this run")

@@ -36,7 +36,7 @@ class BlockWindows:
         return [self.block_starts_K[block] + np.arange(self.block_rows_K[block]) for block in blocks]
 
     def ends(self, epoch: int, amounts_K: np.ndarray) -> np.ndarray:
-        """For amounts of the blocks, in the table's order: their sum from the epoch's start to each window's end (W)."""
+        """For an amount of each block, in the table's order: the sum up to each window's end in an epoch's (W)."""
         last = np.arange(self._window_blocks, len(amounts_K) + self._window_blocks, self._window_blocks) - 1
         return np.cumsum(amounts_K[self._order(epoch)])[np.minimum(last, len(amounts_K) - 1)]
 

@@ -4,13 +4,14 @@ import base64
 import dataclasses
 import hashlib
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_page import HOSTILE, Page
 
 from raysem.evaluation.differences import paired_differences
 from raysem.evaluation.zero_shot import ZeroShotProtocol, ZeroShotSettings, zero_shot
+from raysem.reports.cells import points
 from raysem.reports.content import (
     ClassListening,
     Headline,
@@ -21,41 +22,8 @@ from raysem.reports.content import (
     SimilarityStatistics,
     StageLine,
 )
-from raysem.reports.page import points, render, spoken_duration, write_report
+from raysem.reports.page import render, write_report
 from raysem.reports.players import PlayerSettings
-
-HOSTILE = '<script>alert("1")</script>"\'><img src=x onerror=alert(1)>'
-VOID = {"meta", "link", "img", "br", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, the nesting checked, and the text of style and script."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.inside = [], [], {}
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open[-1] == tag, f"</{tag}> while {self.open[-3:]} are open"
-        self.open.pop()
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] in ("style", "script"):
-            self.inside[self.open[-1]] = self.inside.get(self.open[-1], "") + data
-
-    def named(self, name):
-        return [attributes for tag, attributes in self.tags if tag == name]
 
 
 def item(similarity, caption="a dog barks", clip_id="clip"):
@@ -226,22 +194,3 @@ def test_the_report_is_written_whole_to_its_place(tmp_path, content):
     brief = dataclasses.replace(content, curves={}, similarities=None, improvement_sets=())
     write_report(brief, str(tmp_path / "report" / "index.html"))
     assert (tmp_path / "report" / "index.html").read_text() == render(brief)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "spoken"),
-    [
-        (0.04, "0.0 s"),
-        (9.94, "9.9 s"),
-        (9.96, "10 s"),
-        (59.6, "1 min 00 s"),
-        (75.2, "1 min 15 s"),
-        (3720, "1 h 02 min"),
-    ],
-)
-def test_durations_are_spoken(seconds, spoken):
-    assert spoken_duration(seconds) == spoken
-
-
-def test_differences_have_a_true_minus_and_nothing_has_no_sign():
-    assert [points(value) for value in (0.018, -0.0351, 0.0, -0.0001)] == ["+1.8", "−3.5", "0.0", "0.0"]
