@@ -1,0 +1,1 @@
+"""The listening test: a blind page on which people compare two models' tags, and the score of their answers."""
