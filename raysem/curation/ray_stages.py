@@ -106,7 +106,8 @@ class EmbedJob:
     """What `embed_clips` and `embed_captions` need to know.
 
     What comes of a clip is the model's own: of a `TeacherSource` a unit vector, of a `TaggerSource` the probabilities
-    of its classes, in the same column `embedding`. `audio.sample_rate` and `crop_samples` are those of the model; `metadata` goes into the schema of every file.
+    of its classes, in the same column `embedding`. `audio.sample_rate` and `crop_samples` are those of the model;
+    `metadata` goes into the schema of every file.
     """
 
     model: TeacherSource | TaggerSource

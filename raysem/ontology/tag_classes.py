@@ -1,9 +1,10 @@
-"""The classes of a tagger as a run keeps them: names, ids, parents, distances and, for SPA, the vectors of their texts."""
+"""The classes of a tagger as a run keeps them: names, ids, parents, distances and, for SPA, vectors of their texts."""
 
 # Shapes: K classes, D width of the text encoder.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from raysem import storage
+from raysem import config, storage
 from raysem.errors import DataError
 from raysem.ontology.graph import Ontology, OntologyNode
 
@@ -39,6 +40,12 @@ class TagClasses:
     def index(self) -> dict[str, int]:
         """The place of each name."""
         return {name: place for place, name in enumerate(self.names)}
+
+    @property
+    def digest(self) -> str:
+        """Over everything but the texts."""
+        distances = hashlib.sha256(np.ascontiguousarray(self.distance_KK).tobytes()).hexdigest()
+        return config.digest({"names": self.names, "ids": self.ids, "parents": self.parents, "distances": distances})
 
     def targets(self, labels: Sequence[Sequence[str]], *, where: str) -> np.ndarray:
         """uint8 (N, K): 1 where the clip has the class.

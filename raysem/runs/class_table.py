@@ -1,8 +1,7 @@
-"""The stage that fixes the classes of a run: their order, parents, distances and, for SPA, vectors of their texts."""
+"""The stages that fix the classes of a run: their order, parents, distances; and for SPA the vectors of their texts."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -19,64 +18,59 @@ from raysem.ontology.tag_classes import tag_classes
 from raysem.runs.tagging_recipe import ClassSettings
 from raysem.stages import Stage
 
-NAME = "classes"
+CLASSES, CLASS_TEXTS = "classes", "class_texts"
 
 
-def class_stage(settings: ClassSettings, *, with_texts: bool) -> Stage:
-    """Writes `TagClasses`. Without SPA no text is embedded, and no text encoder is needed.
+def class_stage(settings: ClassSettings) -> Stage:
+    """Writes `TagClasses` without texts.
 
-    The digest covers the classes, their distances and their texts as they are read now, wherever they come from.
+    The digest covers the classes and their distances as they are read now, wherever they come from.
 
     Raises:
-        UserError: the ontology, the list of classes or the table of texts is not there, or is wrong.
+        UserError: the ontology or the list of classes is not there, or is wrong.
     """
-    ontology, nodes = _classes(settings)
-    classes = tag_classes(ontology, nodes)
-    content: dict[str, Any] = {
-        "ids": classes.ids,
-        "names": classes.names,
-        "parents": classes.parents,
-        "distances": hashlib.sha256(classes.distance_KK.tobytes()).hexdigest(),
-    }
-    if with_texts:
-        words = class_texts(nodes, settings.texts, key="classes.texts")
-        content |= {"texts": words, "encoder": plain(settings.encoder)}
+    classes = tag_classes(*_classes(settings))
 
     def run(folder: storage.Location) -> dict[str, Any]:
-        return write_classes(folder, settings, with_texts=with_texts)
+        classes.write(folder)
+        return {
+            "classes": len(classes),
+            "mean_distance": mean_distance(classes.distance_KK),
+            "longest_distance": int(classes.distance_KK.max()),
+        }
 
-    return Stage(NAME, run, settings={"content": config.digest(content), "classes": len(classes)}, needs_cluster=False)
+    return Stage(CLASSES, run, settings={"content": classes.digest, "classes": len(classes)}, needs_cluster=False)
+
+
+def class_text_stage(settings: ClassSettings, classes: Stage) -> Stage:
+    """Writes the same `TagClasses` with texts. Only SPA needs it, and a text encoder.
+
+    Raises:
+        UserError: a class has no text.
+    """
+    ontology, nodes = _classes(settings)
+    words = class_texts(nodes, settings.texts, key="classes.texts")
+
+    def run(folder: storage.Location) -> dict[str, Any]:
+        found = embed_class_texts(
+            ontology, nodes, settings.texts, settings.encoder, key="classes.texts", encoder_key="classes.encoder.name"
+        )
+        table = found.table
+        with_texts = replace(
+            tag_classes(ontology, nodes), texts=table.texts, text_KD=np.asarray(table.text_KD, np.float32)
+        )
+        with_texts.write(folder)
+        return {
+            "source": settings.texts.source,
+            "encoder": settings.encoder.name,
+            "digest": table.digest,
+            "rank_correlation": found.rank_correlation,
+        }
+
+    content = {"texts": config.digest(words), "encoder": plain(settings.encoder)}
+    return Stage(CLASS_TEXTS, run, settings=content, inputs=[classes], needs_cluster=False)
 
 
 def _classes(settings: ClassSettings) -> tuple[Ontology, tuple[OntologyNode, ...]]:
     ontology = load_ontology(settings.ontology, key="classes.ontology.file")
     return ontology, load_classes(ontology, settings.ontology, key="classes.ontology.file")
-
-
-def write_classes(folder: storage.Location, settings: ClassSettings, *, with_texts: bool) -> dict[str, Any]:
-    """Write the classes below `folder`; returns the stage's summary."""
-    ontology, nodes = _classes(settings)
-    classes = tag_classes(ontology, nodes)
-    summary: dict[str, Any] = {
-        "classes": len(classes),
-        "mean_distance": mean_distance(classes.distance_KK),
-        "longest_distance": int(classes.distance_KK.max()),
-    }
-    if with_texts:
-        found = embed_class_texts(
-            ontology,
-            nodes,
-            settings.texts,
-            settings.encoder,
-            key="classes.texts",
-            encoder_key="classes.encoder.name",
-        )
-        classes = replace(classes, texts=found.table.texts, text_KD=np.asarray(found.table.text_KD, np.float32))
-        summary["texts"] = {
-            "source": settings.texts.source,
-            "encoder": settings.encoder.name,
-            "digest": found.table.digest,
-            "rank_correlation": found.rank_correlation,
-        }
-    classes.write(folder)
-    return summary

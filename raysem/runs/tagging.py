@@ -14,7 +14,7 @@ from raysem.curation.ray_shards import run_as_task
 from raysem.curation.ray_stages import EmbedJob, embed_clips
 from raysem.models.tag_scorer import TaggerSource
 from raysem.runs import roles, tagging_models, tagging_preflight, tagging_report, tagging_scores
-from raysem.runs.class_table import class_stage
+from raysem.runs.class_table import class_stage, class_text_stage
 from raysem.runs.cluster_training import train_on_cluster
 from raysem.runs.corpus_stages import part_stages
 from raysem.runs.launch import Job, connect_ray
@@ -37,7 +37,9 @@ class Tagging:
 
     @cached_property
     def _before_report(self) -> list[Stage]:
-        listed = [*self._corpora.values(), self.classes, *self.taggers.values()]
+        aligned = any(settings.objective.spa_weight > 0 for settings in self._settings.values())
+        listed = [*self._corpora.values(), self.classes, *([self.class_texts] if aligned else [])]
+        listed += self.taggers.values()
         listed += [stage for by_tagger in self.scored.values() for stage in by_tagger.values()]
         return in_order([*listed, *([self.scores] if self.scores else [])])
 
@@ -54,8 +56,13 @@ class Tagging:
 
     @cached_property
     def classes(self) -> Stage:
-        """The classes and their texts."""
-        return class_stage(self.recipe.classes, with_texts=self.recipe.needs_texts)
+        """The classes without their texts."""
+        return class_stage(self.recipe.classes)
+
+    @cached_property
+    def class_texts(self) -> Stage:
+        """The classes with their texts, for the taggers that are pulled towards them."""
+        return class_text_stage(self.recipe.classes, self.classes)
 
     @cached_property
     def taggers(self) -> dict[str, Stage]:
@@ -63,6 +70,7 @@ class Tagging:
         return {name: self._tagger(name, settings) for name, settings in self._settings.items()}
 
     def _tagger(self, name: str, settings: TaggerTrainingSettings) -> Stage:
+        classes = self.class_texts if settings.objective.spa_weight > 0 else self.classes
         watched = self._evaluation if self.recipe.evaluation.watch else {}
         held_out = self._corpora.get("held_out")
 
@@ -74,7 +82,7 @@ class Tagging:
                 name,
                 settings,
                 output=folder,
-                classes=self.classes.folder(self.output),
+                classes=classes.folder(self.output),
                 sources=shards(self._corpora["train"]),
                 held_out=shards(held_out) if held_out else (),
                 watched={set_name: shards(stage) for set_name, stage in watched.items()},
@@ -83,8 +91,7 @@ class Tagging:
             )
             return run_as_task(tagging_models.finish, folder, train_on_cluster(spec, self.recipe.cluster))
 
-        # Texts that nothing is pulled towards still decide the width of a projection: the classes count as a whole.
-        inputs = [self.classes, self._corpora["train"], *([held_out] if held_out else []), *watched.values()]
+        inputs = [classes, self._corpora["train"], *([held_out] if held_out else []), *watched.values()]
         content = plain(settings) | {
             "training": settings.training.what_counts(),
             "seed": self.recipe.seed,

@@ -61,6 +61,12 @@ class TaggerTrainingSettings(Settings):
             raise ValueError("model.projection: is none, and objective.spa_weight above 0 needs one (linear or mlp)")
         return self
 
+    def without_idle_projection(self) -> TaggerTrainingSettings:
+        """The same; without SPA, without a projection."""
+        if self.objective.spa_weight > 0:
+            return self
+        return self.model_copy(update={"model": self.model.model_copy(update={"projection": "none"})})
+
 
 class TaggingEvaluationSettings(Settings):
     """How the final models are scored, and what is watched while they train."""
@@ -111,16 +117,20 @@ class TaggingRecipe(Settings):
         return variants
 
     def taggers(self) -> dict[str, TaggerTrainingSettings]:
-        """The settings of each tagger, with its variant's overrides applied."""
+        """The settings of each tagger, with its variant's overrides applied.
+
+        One without SPA has no projection: nothing would train it, and no text would give its width.
+        """
         base = config.plain(self) | {"variants": {}}
-        if not self.variants:
-            return {"tagger": config.build(type(self), base).tagger}
-        return {
-            name: config.build(
-                type(self), config.with_overrides(base, (overrides or {}).items()), f"variants.{name}"
-            ).tagger
-            for name, overrides in self.variants.items()
-        }
+        found = {"tagger": self.tagger}
+        if self.variants:
+            found = {
+                name: config.build(
+                    type(self), config.with_overrides(base, (overrides or {}).items()), f"variants.{name}"
+                ).tagger
+                for name, overrides in self.variants.items()
+            }
+        return {name: settings.without_idle_projection() for name, settings in found.items()}
 
     @property
     def baseline(self) -> str:
@@ -135,8 +145,3 @@ class TaggingRecipe(Settings):
                 f"evaluation.baseline: no tagger {self.evaluation.baseline!r}; there are {', '.join(names)}"
             )
         return self.evaluation.baseline or names[0]
-
-    @property
-    def needs_texts(self) -> bool:
-        """Whether a tagger is pulled towards texts, so that a text encoder is needed."""
-        return any(tagger.objective.spa_weight > 0 for tagger in self.taggers().values())

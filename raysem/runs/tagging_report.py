@@ -17,7 +17,7 @@ from raysem.reports.content import OutcomeCount, StageLine
 from raysem.reports.tagging_content import HeardClip, TaggingReport, TextTable
 from raysem.reports.tagging_page import write_tagging_report
 from raysem.runs import tagging_scores
-from raysem.runs.class_table import NAME as CLASSES
+from raysem.runs.class_table import CLASS_TEXTS, CLASSES
 from raysem.runs.played_clips import LISTENING_RATE, waveforms_of
 from raysem.runs.published import curves, versions
 from raysem.runs.tagging_recipe import TaggerTrainingSettings, TaggingRecipe
@@ -49,7 +49,7 @@ def write(
             for name, record in records.items()
         },
         "counts": _counts(records),
-        "classes": records[CLASSES]["summary"],
+        "classes": records[CLASSES]["summary"] | {"texts": records.get(CLASS_TEXTS, {}).get("summary")},
         "models": {name: _without_history(model) for name, model in models.items()},
         **scores,
     }
@@ -63,7 +63,7 @@ def write(
         confusions=scores["moved_confusions"],
         listening=_listening(recipe, folders),
         curves=curves({name: folders[f"tagger/{name}"] for name in models}),
-        text_tables=_text_tables(records[CLASSES]["summary"]),
+        text_tables=_text_tables(summary["classes"]),
         models={name: _facts_of(settings, models[name]) for name, settings in recipe.taggers().items()},
         outcomes={name: _outcomes(folders, count) for name, count in summary["counts"].items() if count["outcomes"]},
         stages=[
@@ -101,8 +101,8 @@ def _without_history(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text_tables(classes: Mapping[str, Any]) -> list[TextTable]:
-    texts = classes.get("texts")
-    if not texts:
+    texts = classes["texts"]
+    if texts is None:
         return []
     return [
         TextTable(texts["source"], texts["encoder"], texts["digest"], classes["classes"], texts["rank_correlation"])
@@ -186,7 +186,7 @@ def _notes(recipe: TaggingRecipe) -> list[str]:
     ]
     if not recipe.corpora.held_out:
         notes.append("No held-out clips: every tagger is the one of its last step. The evaluation sets choose nothing.")
-    if recipe.needs_texts:
+    if any(tagger.objective.spa_weight > 0 for tagger in recipe.taggers().values()):
         notes.append(
             "L_SPA, how several labels combine in it, the projection and the weights of the losses are our reading; "
             "the paper's are not known to us."

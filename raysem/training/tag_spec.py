@@ -64,6 +64,11 @@ class TaggingSpec:
     """For logs, and for the name of the Ray Train run."""
 
     def __post_init__(self) -> None:
+        taken = [name for name in ("main", "held_out", "train") if name in self.watched]
+        if taken:  # a watched set in the place of one of these would be trained on, or choose
+            raise ConfigError(
+                f"{self.name}: an evaluation set cannot be called {taken[0]}, which names a part of training"
+            )
         if self.held_out and self.training.selection_metric not in ("map", "omap"):
             raise ConfigError(
                 f"{self.name}: training.selection_metric {self.training.selection_metric} is measured on pairs; take "

@@ -1,4 +1,4 @@
-"""The real job script in processes of its own, on the recipe `smoke.yaml`."""
+"""The real job scripts in processes of their own, on the recipes `smoke.yaml` and `tagging_smoke.yaml`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
-RECIPE = Path(__file__).parent / "smoke.yaml"
+HERE = Path(__file__).parent
 TIMEOUT_SECONDS = 540
 
 
@@ -62,10 +62,13 @@ def _hears_ctrl_c() -> None:
 
 @dataclass(frozen=True)
 class JobScript:
-    """`jobs/curate_and_train.py` with the smoke recipe. Its Ray lives in `ray_folder`, with tokens on, as a user's."""
+    """A job with its smoke recipe. Its Ray lives in `ray_folder`, with tokens on, as a user's."""
 
     text_encoder: Path
     ray_folder: Path
+    name: str = "curate_and_train"
+    recipe: str = "smoke.yaml"
+    encoder_key: str = "teacher.model.text.name"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -81,8 +84,8 @@ class JobScript:
 
     def arguments(self, output: Path, *more: str) -> list[str]:
         """What stands behind `python`."""
-        encoder = f"teacher.model.text.name={self.text_encoder}"
-        script = ["jobs/curate_and_train.py", "--recipe", str(RECIPE), "--set", encoder]
+        encoder = f"{self.encoder_key}={self.text_encoder}"
+        script = [f"jobs/{self.name}.py", "--recipe", str(HERE / self.recipe), "--set", encoder]
         return [*script, "--output", str(output), *more]
 
     def start(self, output: Path, *more: str) -> subprocess.Popen[str]:
@@ -161,6 +164,12 @@ def job(text_encoder: Path) -> Iterator[JobScript]:
         process.kill()
     psutil.wait_procs(left, timeout=60)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tagging_job(job: JobScript) -> JobScript:
+    """`jobs/train_spa.py`, with the same Ray folder."""
+    return replace(job, name="train_spa", recipe="tagging_smoke.yaml", encoder_key="classes.encoder.name")
 
 
 @pytest.fixture
