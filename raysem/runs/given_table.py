@@ -16,7 +16,7 @@ READ_COLUMNS = ("clip_id", "audio", "start_seconds", "duration_seconds")
 
 @dataclass(frozen=True)
 class GivenTable:
-    """The shards of a clips table."""
+    """The shards of a clips table that hold a clip."""
 
     shards: Sequence[storage.Location]
     digest: str
@@ -28,7 +28,7 @@ def open_table(location: storage.Location) -> GivenTable:
     """The table at `location`, with the columns that are read and an id of its own for each clip.
 
     Raises:
-        DataError: there is none, a column is missing, or a clip_id is empty or stands twice.
+        DataError: there is none or no clip in it, a column is missing, or a clip_id is empty or stands twice.
     """
     location = storage.absolute(location)
     if not location.endswith(".parquet"):
@@ -42,5 +42,7 @@ def open_table(location: storage.Location) -> GivenTable:
     for file in files:
         with storage.open_parquet(file, READ_COLUMNS):
             pass
-    find_rows(files)
+    if not find_rows(files):
+        raise DataError(f"{location}: holds no clip")
+    files = [file for file in files if storage.count_rows(file)]
     return GivenTable(files, config.digest([(storage.name_of(file), storage.size_bytes(file)) for file in files]))

@@ -149,6 +149,10 @@ def _claim(output: storage.Location, about: Mapping[str, Any]) -> None:
             "way of loading clips": before["audio"] == about["audio"],
         }
     except storage.NOTHING_THERE:
+        if Ledger(output).records():
+            raise UserError(
+                f"{output}: holds finished shards, and no {JOB} says of what; give another output"
+            ) from None
         storage.write_json(location, about)
         return
     except (ValueError, KeyError, TypeError):
