@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 
 from pydantic import Field, PositiveInt
 
 from raysem.config import Settings
 from raysem.curation.ray_stages import WorkerSettings
-from raysem.errors import ConfigError
+from raysem.errors import ConfigError, UserError
+
+REACHABLE_SECONDS = 10.0
 
 
 class ClusterSettings(Settings):
@@ -27,9 +31,14 @@ class ClusterSettings(Settings):
     """One GPU for each training worker; null: where the cluster has GPUs."""
 
     @property
+    def joined_address(self) -> str:
+        """The cluster that the run joins; empty where it starts a Ray of its own on this machine."""
+        return self.address or os.environ.get("RAY_ADDRESS", "")
+
+    @property
     def is_elsewhere(self) -> bool:
-        """Whether the run joins a cluster; else it starts a Ray of its own on this machine."""
-        return bool(self.address or os.environ.get("RAY_ADDRESS"))
+        """Whether the run joins a cluster."""
+        return bool(self.joined_address)
 
     @property
     def num_local_cpus(self) -> int:
@@ -37,13 +46,28 @@ class ClusterSettings(Settings):
         return self.local_cpus or os.cpu_count() or 1
 
 
+def check_reachable(cluster: ClusterSettings) -> None:
+    """UserError unless somebody listens at the address of the cluster: Ray itself would try for many minutes."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", cluster.joined_address)
+    if found is None:  # `auto`, or a form that Ray alone knows
+        return
+    host, port = found[1], int(found[2])
+    try:
+        socket.create_connection((host, port), timeout=REACHABLE_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        named = "cluster.address" if cluster.address else "RAY_ADDRESS"
+        raise UserError(f"{named} {cluster.joined_address}: nobody answers there ({error}); is it running?") from None
+
+
 def check_workers(cluster: ClusterSettings) -> None:
-    """On a Ray of this machine, what is asked for must be here; a cluster may still grow.
+    """On a Ray of this machine, what is asked for must be here; a cluster must be there, and may still grow.
 
     Raises:
         ConfigError: more GPUs or CPUs are asked for than there are.
+        UserError: nobody answers at the cluster's address.
     """
     if cluster.is_elsewhere:
+        check_reachable(cluster)
         return
     import torch
 

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import raysem
 from raysem import config, logs, storage
 from raysem.errors import RaysemError, UserError
-from raysem.runs.cluster import ClusterSettings
+from raysem.runs.cluster import ClusterSettings, check_reachable
 from raysem.stages import Stage, StageResult, done_record, run_lock, run_stages, stages_until, write_plan
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ def connect_ray(cluster: ClusterSettings) -> None:
     """Join the cluster at `cluster.address` (or of RAY_ADDRESS), else start a local Ray; one already joined stays.
 
     Raises:
-        UserError: there is no cluster at the address, or it wants a token.
+        UserError: there is no cluster at the address, or it wants another token.
     """
     import ray
 
@@ -202,8 +202,9 @@ def connect_ray(cluster: ClusterSettings) -> None:
     # It calls every error of a worker a bug of Ray's, with pages of traceback; ours are shown or written by `main`.
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
     quiet: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning", "configure_logging": True}
-    target = cluster.address or os.environ.get("RAY_ADDRESS")
+    target = cluster.joined_address
     if target:
+        check_reachable(cluster)
         try:
             ray.init(address=target, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
