@@ -15,6 +15,7 @@ from raysem.reports.seed_intervals import ClipScores, over_seeds
 # Keys of a recipe that do not make a run another experiment.
 _NOT_AN_EXPERIMENT = ("seed", "output", "cluster", "report")
 _RETRIEVAL = (("text_to_audio", "R@1"), ("text_to_audio", "R@10"), ("text_to_audio", "mAP@10"))
+_TAGGING = ("OmAP", "mAP", "accuracy")
 _MAX_SETTINGS_SHOWN = 6
 _BASELINES = ("teacher", "control")
 
@@ -120,12 +121,13 @@ def _columns(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
             summary["evaluation"][model].get("zero_shot", {}).get(set_name, {}).get("accuracy")
         )
 
-    def difference(set_name: str, baseline: str) -> Any:
+    def difference(set_name: str, baseline: str, metric: str | None = None) -> Any:
         return lambda summary, model: next(
             (
                 row["difference"]
                 for row in summary.get("differences", ())
                 if (row["student"], row["baseline"], row["set"]) == (model, baseline, set_name)
+                and metric in (None, row.get("metric"))
             ),
             None,
         )
@@ -135,19 +137,43 @@ def _columns(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
             summary["evaluation"][model].get("retrieval", {}).get(set_name, {}).get(direction, {}).get(number)
         )
 
+    def tagging(set_name: str, number: str) -> Any:
+        return lambda summary, model: summary["evaluation"][model].get("tagging", {}).get(set_name, {}).get(number)
+
     columns: list[tuple[str, Any]] = []
+    for set_name in _sets(summaries, "tagging"):
+        columns += [(f"{set_name}, {number}", tagging(set_name, number)) for number in _TAGGING]
+        columns.append((f"{set_name}, OmAP of random scores", _random_floor(set_name)))
+        columns += [
+            (f"{set_name}, {number}, against {baseline}", difference(set_name, baseline, number))
+            for number in _TAGGING[:2]
+            for baseline in _baselines(summaries, set_name)
+        ]
     for set_name in _sets(summaries, "zero_shot"):
         columns.append((f"{set_name}, accuracy", zero_shot(set_name)))
-        baselines = dict.fromkeys(
-            row["baseline"] for s in summaries for row in s.get("differences", ()) if row["set"] == set_name
-        )
-        columns += [(f"{set_name}, against {baseline}", difference(set_name, baseline)) for baseline in baselines]
+        columns += [
+            (f"{set_name}, against {baseline}", difference(set_name, baseline))
+            for baseline in _baselines(summaries, set_name)
+        ]
     for set_name in _sets(summaries, "retrieval"):
         columns += [
             (f"{set_name}, {direction.replace('_', ' ')} {number}", retrieval(set_name, direction, number))
             for direction, number in _RETRIEVAL
         ]
     return columns
+
+
+def _random_floor(set_name: str) -> Any:
+    def read(summary: Mapping[str, Any], model: str) -> float | None:
+        result = summary["evaluation"][model].get("tagging", {}).get(set_name)
+        return result["random_floor"]["OmAP"] if result else None
+
+    return read
+
+
+def _baselines(summaries: Sequence[Mapping[str, Any]], set_name: str) -> list[str]:
+    rows = (row for summary in summaries for row in summary.get("differences", ()) if row["set"] == set_name)
+    return list(dict.fromkeys(row["baseline"] for row in rows))
 
 
 def _sets(summaries: Sequence[Mapping[str, Any]], part: str) -> list[str]:

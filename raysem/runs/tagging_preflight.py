@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from raysem import storage
 from raysem.errors import ConfigError, UserError
 from raysem.ontology.source import find_ontology
+from raysem.ontology.tag_classes import TagClasses
+from raysem.runs.class_table import CLASSES
 from raysem.runs.cluster import check_workers
 from raysem.runs.preflight import check_output, check_roots
 from raysem.runs.resource_estimate import Training, Work, estimate
 from raysem.runs.resource_facts import MIB, bytes_of, machine_of
+from raysem.runs.roles import clip_shards
 from raysem.runs.tagging_recipe import TaggingRecipe
 from raysem.stages import Stage, done_record
 
@@ -48,17 +51,31 @@ def check(recipe: TaggingRecipe, output: storage.Location, chosen: Sequence[Stag
 
 
 def check_resources(recipe: TaggingRecipe, output: storage.Location, chosen: Sequence[Stage]) -> list[str]:
-    """Estimate what training is left to do, once the corpora are read: log it, return warnings.
+    """Check the labels and estimate what training is left to do, once the corpora are read; returns warnings.
 
     Raises:
-        UserError: it cannot fit; the message begins with the key to change.
+        UserError: a label is none of the classes, or the work cannot fit; the message begins with what to change.
     """
+    _check_labels(output, chosen)
     found = estimate(Work.of_trainings(_trainings(recipe, output, chosen)), machine_of(recipe.cluster, output))
     if found.refusals:
         raise UserError("; ".join(found.refusals))
     for line in found.lines:
         log.info("estimate, %s", line)
     return found.warnings
+
+
+def _check_labels(output: storage.Location, chosen: Sequence[Stage]) -> None:
+    """DataError naming the part that has a label which is none of the classes."""
+    by_name = {stage.name: stage for stage in chosen}
+    if CLASSES not in by_name:
+        return
+    classes = TagClasses.read(by_name[CLASSES].folder(output))
+    for name, stage in by_name.items():
+        if name.startswith("corpora/") and name != "corpora/synthetic":
+            for file in clip_shards(stage.folder(output)):
+                labels = storage.read_table(file, ["labels"])["labels"].to_pylist()
+                classes.targets([found or () for found in labels], where=name.replace("/", ".", 2))
 
 
 def _trainings(recipe: TaggingRecipe, output: storage.Location, chosen: Sequence[Stage]) -> list[Training]:

@@ -105,3 +105,33 @@ def test_runs_scored_on_other_clips_are_not_joined():
 
 def test_one_run_alone_has_no_interval_over_seeds():
     assert "drawn again" not in compare([summary(0, 0.5, 0.6)], [clip_scores([1, 0, 0, 1], [1, 1, 0, 0])])
+
+
+def tagging_summary(seed: int, one_hot: float, spa: float):
+    def result(value: float):
+        return {"tagging": {"eval": {"OmAP": value, "mAP": value / 2, "accuracy": None, "random_floor": {"OmAP": 0.3}}}}
+
+    def difference(metric: str, value: float):
+        return {"student": "SPA", "baseline": "one-hot", "set": "eval", "metric": metric, "difference": value}
+
+    return {
+        "recipe": {"seed": seed},
+        "evaluation": {"one-hot": result(one_hot), "SPA": result(spa)},
+        "differences": [difference("OmAP", spa - one_hot), difference("mAP", (spa - one_hot) / 2)],
+    }
+
+
+def test_taggers_have_omap_with_its_floor_map_and_each_metric_s_difference():
+    head, one_hot, spa = cells(compare([tagging_summary(0, 0.5, 0.52), tagging_summary(1, 0.6, 0.66)]))
+    row = dict(zip(head, spa, strict=True))
+    assert row == {
+        "model": "SPA",
+        "runs": "2",
+        "eval, OmAP": "59.0 ± 9.9",
+        "eval, mAP": "29.5 ± 4.9",
+        "eval, accuracy": "–",
+        "eval, OmAP of random scores": "30.0 ± 0.0",
+        "eval, OmAP, against one-hot": "+4.0 ± 2.8",
+        "eval, mAP, against one-hot": "+2.0 ± 1.4",
+    }
+    assert dict(zip(head, one_hot, strict=True))["eval, OmAP, against one-hot"] == "–"

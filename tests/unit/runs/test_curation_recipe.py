@@ -24,7 +24,9 @@ def refused(**changes: Any) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(set(RECIPES.glob("*.yaml")) - set(RECIPES.glob("spa_*"))), ids=lambda path: path.stem
+)
 def test_every_recipe_in_the_repository_is_valid_and_reads_back_as_itself(path: Any):
     text = path.read_text()
     if "JOB" in text:
