@@ -43,9 +43,10 @@ class TagClasses:
 
     @property
     def digest(self) -> str:
-        """Over everything but the texts."""
-        distances = hashlib.sha256(np.ascontiguousarray(self.distance_KK).tobytes()).hexdigest()
-        return config.digest({"names": self.names, "ids": self.ids, "parents": self.parents, "distances": distances})
+        """Over everything, the vectors of the texts included."""
+        content: dict[str, object] = {"names": self.names, "ids": self.ids, "parents": self.parents}
+        content |= {"distances": _content_of(self.distance_KK), "texts": _content_of(self.text_KD)}
+        return config.digest(content)
 
     def targets(self, labels: Sequence[Sequence[str]], *, where: str) -> np.ndarray:
         """uint8 (N, K): 1 where the clip has the class.
@@ -103,6 +104,10 @@ def tag_classes(ontology: Ontology, classes: Sequence[OntologyNode]) -> TagClass
         tuple(tuple(ontology.nodes[parent].name for parent in node.parent_ids) for node in classes),
         ontology.distances.between([node.id for node in classes]).astype(np.uint8),
     )
+
+
+def _content_of(values: np.ndarray | None) -> str:
+    return "" if values is None else hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def _rows(values: np.ndarray, kind: pa.DataType) -> pa.FixedSizeListArray:

@@ -41,7 +41,7 @@ class PartSettings(Settings):
         for name in evaluation:
             check_name(name)
             if name in cls.taken_names:
-                raise ValueError(f"{name}: the name is taken in the counts of summary.json")
+                raise ValueError(f"{name}: the name is taken by a part of the run")
         return evaluation
 
     @model_validator(mode="before")

@@ -28,6 +28,7 @@ class TaggingCorporaSettings(PartSettings):
     """Labelled clips by part. Evaluation sets are scored by the final models."""
 
     own_parts: ClassVar[tuple[str, ...]] = ("train", "held_out")
+    taken_names: ClassVar[tuple[str, ...]] = ("main", "held_out", "train")
 
     train: tuple[CorpusSource, ...] = Field(min_length=1)
     """Labelled clips; a clip without labels has none of the classes."""

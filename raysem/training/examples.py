@@ -24,6 +24,8 @@ class Example:
     clip_id: str
     unusable: tuple[UnusableClip, ...]
     """The clips that had to be replaced by others."""
+    num_clips: int = 1
+    """Clips that it is made of."""
 
 
 class Examples(Protocol):

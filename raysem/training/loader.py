@@ -29,6 +29,8 @@ class ClipBatch:
     source: int
     unusable: tuple[UnusableClip, ...] = ()
     """The clips that had to be replaced by others, each as often as it was drawn."""
+    num_mixed: int = 0
+    """Further clips that are mixed into these."""
 
     @property
     def captions(self) -> list[str]:
@@ -101,4 +103,5 @@ class BatchLoader:
             [example.clip_id for example in examples],
             source,
             tuple(clip for example in examples for clip in example.unusable),
+            sum(example.num_clips - 1 for example in examples),
         )

@@ -120,7 +120,7 @@ class _Run:
                 found = self._backward(batch, len(parts))
             for name, value in found.items():
                 values[name] = values.get(name, 0.0) + value / len(parts)
-            self._rejects.add(len(batch.clip_ids), batch.unusable)
+            self._rejects.add(len(batch.clip_ids) + batch.num_mixed, batch.unusable)
         norm = self._updates.clip()
         if not math.isfinite(norm) and not self._updates.skips_infinite:
             raise TrainingError(

@@ -54,7 +54,7 @@ class TaggedCrops:
         ratio = mixup_ratio(self.mixup.alpha, seed=self.seed, epoch=epoch, clip_id=clip_id)
         mixed_T = mix_waveforms(crop_T, self._crop(other, epoch), ratio)
         mixed = mixed_labels(labels, dict.fromkeys(other.clip.texts, 1.0), ratio)
-        return Example(mixed_T, mixed, clip_id, (*found.replaced, *other.replaced))
+        return Example(mixed_T, mixed, clip_id, (*found.replaced, *other.replaced), num_clips=2)
 
     def _crop(self, found: UsableClip, epoch: int) -> np.ndarray:
         clip_id = found.clip.clip_id

@@ -95,6 +95,7 @@ class TaggingSpec:
             identity={
                 "objective": plain(self.objective),
                 "initial_model": tagger.fingerprint(),
+                "classes": classes.digest,
                 "audio": plain(audio),
                 "sampling": self.sampling,
                 "augmentation": plain(self.augmentation),

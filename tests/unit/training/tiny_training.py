@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import io
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -212,18 +211,16 @@ class NotFiniteAt(StopAt):
 
 def on_two_ranks(job: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
     """What `job(rank, *arguments)` returns on each rank of a gloo group of two processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     folder.mkdir(parents=True, exist_ok=True)
-    mp.spawn(_rank, args=(job, port, folder, arguments), nprocs=2)
+    (folder / "rendezvous").unlink(missing_ok=True)
+    mp.spawn(_rank, args=(job, folder, arguments), nprocs=2)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
 
 
-def _rank(rank: int, job: Callable[..., Any], port: int, folder: Path, arguments: tuple[Any, ...]) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def _rank(rank: int, job: Callable[..., Any], folder: Path, arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    # A file: a free port that was looked up may be taken by the time the ranks bind it.
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2)
     try:
         torch.save(job(rank, *arguments), folder / f"rank{rank}.pt")
         dist.barrier()  # none leaves while the other still speaks
