@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raysem import config, storage
+from raysem import storage
 from raysem.config import plain
 from raysem.curation.neighbour_shards import NeighbourShards, neighbour_shards, prepare_index
 from raysem.curation.pair_shards import MatchShards, SelectShards
@@ -21,7 +20,7 @@ from raysem.runs.corpus_stages import caption_pool_stage, corpus_stages
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
 from raysem.runs.embedding_stages import EmbeddingStages, count_rows
 from raysem.runs.launch import Job, connect_ray
-from raysem.runs.published import publish
+from raysem.runs.published import finish, report_stage
 from raysem.runs.selection_rules import (
     ds_of,
     improvement_set_counts,
@@ -34,7 +33,7 @@ from raysem.runs.selection_rules import (
     threshold_of,
 )
 from raysem.runs.training_stages import TEACHER, student_stage, teacher_stage
-from raysem.stages import Stage, StageResult, in_order
+from raysem.stages import Stage, in_order
 
 
 class CurateAndTrain:
@@ -398,26 +397,12 @@ class CurateAndTrain:
     @cached_property
     def report(self) -> Stage:
         """`summary.json` and `report/index.html`."""
-        before = self._before_report
-
-        def run(folder: storage.Location) -> dict[str, Any]:
-            return run_report.write(self.recipe, self.output, before, folder)
-
-        # Where a run was computed is not what it found: a report of other workers is not written again.
-        shown = {name: section for name, section in plain(self.recipe).items() if name != "cluster"}
-        settings = {"report": plain(self.recipe.report), "recipe": config.digest(shown)}
-        return Stage("report", run, settings=settings, inputs=before, needs_cluster=False)
+        return report_stage(self.recipe, self.output, self._before_report, run_report.write)
 
 
 def stages(recipe: CurateAndTrainRecipe, output: storage.Location) -> list[Stage]:
     """The stages of a recipe."""
     return CurateAndTrain(recipe, output).stages
-
-
-def finish(results: Mapping[str, StageResult], output: storage.Location) -> None:
-    """Put the report where a person looks for it, when this run came that far."""
-    if "report" in results:
-        publish(results["report"].folder, output)
 
 
 JOB: Job[CurateAndTrainRecipe] = Job(

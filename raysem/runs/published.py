@@ -1,23 +1,66 @@
-"""What the end of every job has in common: versions, curves, and the report's place."""
+"""What the end of every job has in common: the report's stage, the facts of a run, curves, the report's place."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from raysem import storage
+import raysem
+from raysem import config, storage
+from raysem.config import Settings, plain
+from raysem.stages import Stage, StageResult
 
+REPORT = "report"
 PACKAGES = ("ray", "torch", "torchaudio", "transformers", "pyarrow", "faiss-cpu", "soundfile", "av", "numpy")
 
 
-def publish(folder: storage.Location, output: storage.Location) -> None:
-    """Put the report's two files where a person looks for them: `summary.json` and `report/index.html`."""
+def report_stage(
+    recipe: Settings,
+    output: storage.Location,
+    before: Sequence[Stage],
+    write: Callable[[Any, storage.Location, Sequence[Stage], storage.Location], dict[str, Any]],
+) -> Stage:
+    """The last stage: `write(recipe, output, before, folder)` leaves `summary.json` and `index.html` in its folder.
+
+    Where a run was computed is not what it found: with other settings of the cluster the report is not written again.
+    """
+    content = plain(recipe)
+    shown = {name: section for name, section in content.items() if name != "cluster"}
+    settings = {"report": content["report"], "recipe": config.digest(shown)}
+    return Stage(
+        REPORT, lambda folder: write(recipe, output, before, folder), settings, inputs=before, needs_cluster=False
+    )
+
+
+def finish(results: Mapping[str, StageResult], output: storage.Location) -> None:
+    """Put the report's two files where a person looks for them, when this run came that far.
+
+    They are `summary.json` and `report/index.html`.
+    """
+    if REPORT not in results:
+        return
+    folder = results[REPORT].folder
     for name, target in (("summary.json", "summary.json"), ("index.html", "report/index.html")):
         storage.write_bytes(storage.join(output, target), storage.read_bytes(storage.join(folder, name)))
+
+
+def facts_of(recipe: Settings, seed: int, records: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `summary.json` by which its numbers can be traced; `records` are the stages' `_done.json`."""
+    return {
+        "raysem": raysem.__version__,
+        "versions": versions(),
+        "recipe_digest": config.digest(recipe),
+        "recipe": plain(recipe),
+        "seed": seed,
+        "stages": {
+            name: {key: record[key] for key in ("digest", "seconds", "attempts", "finished")}
+            for name, record in records.items()
+        },
+    }
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-import raysem
 from raysem import config, storage
 from raysem.ledger import Ledger
 from raysem.logs import duration
@@ -26,7 +25,7 @@ from raysem.reports.content import (
 from raysem.reports.page import write_report
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
 from raysem.runs.played_clips import LISTENING_RATE, waveforms_of
-from raysem.runs.published import curves, versions
+from raysem.runs.published import curves, facts_of
 from raysem.stages import Stage, done_record
 from raysem.tables import KEPT
 
@@ -53,15 +52,7 @@ def write(
         if name == "teacher" or name.startswith("student/")
     }
     summary = {
-        "raysem": raysem.__version__,
-        "versions": versions(),
-        "recipe_digest": config.digest(recipe),
-        "recipe": config.plain(recipe),
-        "seed": recipe.seed,
-        "stages": {
-            name: {key: record[key] for key in ("digest", "seconds", "attempts", "finished")}
-            for name, record in records.items()
-        },
+        **facts_of(recipe, recipe.seed, records),
         "counts": _counts(folders, records),
         "models": {name: _model(model) for name, model in models.items()},
         "curation": {key: statistics[key] for key in CURATION} | {"pairs": sum(statistics["bin_counts"])},

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raysem import config, storage
+from raysem import storage
 from raysem.audio.load import AudioSettings
 from raysem.config import plain
 from raysem.curation.ray_shards import run_as_task
@@ -18,9 +17,9 @@ from raysem.runs.class_table import class_stage, class_text_stage
 from raysem.runs.cluster_training import train_on_cluster
 from raysem.runs.corpus_stages import part_stages
 from raysem.runs.launch import Job, connect_ray
-from raysem.runs.published import publish
+from raysem.runs.published import finish, report_stage
 from raysem.runs.tagging_recipe import TaggerTrainingSettings, TaggingRecipe
-from raysem.stages import Stage, StageResult, in_order
+from raysem.stages import Stage, in_order
 
 
 class Tagging:
@@ -160,26 +159,12 @@ class Tagging:
     @cached_property
     def report(self) -> Stage:
         """`summary.json` and `report/index.html`."""
-        before = self._before_report
-
-        def run(folder: storage.Location) -> dict[str, Any]:
-            return tagging_report.write(self.recipe, self.output, before, folder)
-
-        # Where a run was computed is not what it found: a report of other workers is not written again.
-        shown = {name: section for name, section in plain(self.recipe).items() if name != "cluster"}
-        settings = {"report": plain(self.recipe.report), "recipe": config.digest(shown)}
-        return Stage("report", run, settings=settings, inputs=before, needs_cluster=False)
+        return report_stage(self.recipe, self.output, self._before_report, tagging_report.write)
 
 
 def stages(recipe: TaggingRecipe, output: storage.Location) -> list[Stage]:
     """The stages of a recipe."""
     return Tagging(recipe, output).stages
-
-
-def finish(results: Mapping[str, StageResult], output: storage.Location) -> None:
-    """Put the report where a person looks for it, when this run came that far."""
-    if "report" in results:
-        publish(results["report"].folder, output)
 
 
 JOB: Job[TaggingRecipe] = Job(

@@ -19,7 +19,7 @@ from raysem.reports.tagging_page import write_tagging_report
 from raysem.runs import tagging_scores
 from raysem.runs.class_table import CLASS_TEXTS, CLASSES
 from raysem.runs.played_clips import LISTENING_RATE, waveforms_of
-from raysem.runs.published import curves, versions
+from raysem.runs.published import curves, facts_of
 from raysem.runs.tagging_recipe import TaggerTrainingSettings, TaggingRecipe
 from raysem.runs.tagging_scores import ScoredSet
 from raysem.stages import Stage, done_record
@@ -39,15 +39,7 @@ def write(
         scores = storage.read_json(storage.join(folders[tagging_scores.STAGE], "scores.json"))
     models = {name: records[f"tagger/{name}"]["summary"] for name in recipe.taggers()}
     summary = {
-        "raysem": raysem.__version__,
-        "versions": versions(),
-        "recipe_digest": config.digest(recipe),
-        "recipe": config.plain(recipe),
-        "seed": recipe.seed,
-        "stages": {
-            name: {key: record[key] for key in ("digest", "seconds", "attempts", "finished")}
-            for name, record in records.items()
-        },
+        **facts_of(recipe, recipe.seed, records),
         "counts": _counts(records),
         "classes": records[CLASSES]["summary"] | {"texts": records.get(CLASS_TEXTS, {}).get("summary")},
         "models": {name: _without_history(model) for name, model in models.items()},

@@ -15,7 +15,7 @@ from raysem.evaluation.zero_shot import ZeroShotProtocol, ZeroShotSettings, zero
 from raysem.ledger import Ledger
 from raysem.runs import published, run_report
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
-from raysem.stages import Stage, run_stages
+from raysem.stages import Stage, StageResult, run_stages
 from raysem.tables import REJECTS
 
 MODEL = {
@@ -205,9 +205,15 @@ def test_of_several_students_none_is_put_at_the_top(tmp_path: Path, write_part: 
 
 def test_the_report_is_put_where_a_person_looks(run: Run, tmp_path: Path):
     run.write()
-    published.publish(str(run.root / "report"), run.output)
+    report = Stage("report", lambda folder: {})
+    published.finish({"report": StageResult(report, str(run.root / "report"), {}, 0.0, skipped=False)}, run.output)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["seed"] == 4
     assert (tmp_path / "run" / "report" / "index.html").read_text().startswith("<!")
+
+
+def test_a_run_that_did_not_come_to_its_report_leaves_none(tmp_path: Path):
+    published.finish({}, str(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_package_under_another_name_does_not_stop_the_report(monkeypatch: pytest.MonkeyPatch):
