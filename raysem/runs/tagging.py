@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from raysem.config import plain
 from raysem.curation.ray_shards import run_as_task
 from raysem.curation.ray_stages import EmbedJob, embed_clips
 from raysem.models.tag_scorer import TaggerSource
+from raysem.ontology.tag_classes import TagClasses
 from raysem.runs import roles, tagging_models, tagging_preflight, tagging_report, tagging_scores
 from raysem.runs.class_table import class_stage, class_text_stage
 from raysem.runs.cluster_training import train_on_cluster
@@ -112,6 +114,7 @@ class Tagging:
         def run(folder: storage.Location) -> dict[str, Any]:
             where = tagger.folder(self.output)
             about = tagging_models.about(where)
+            names = TagClasses.read(self.classes.folder(self.output)).names
             audio = AudioSettings(**{**plain(self.recipe.audio), "sample_rate": about["sample_rate"]})
             job = EmbedJob(
                 model=TaggerSource(location=storage.join(where, "model")),
@@ -120,7 +123,11 @@ class Tagging:
                 audio=audio,
                 crop_samples=about["crop_samples"],
                 embed=embed,
-                metadata={"model": about["fingerprint"], "num_crops": str(embed.num_crops)},
+                metadata={
+                    "model": about["fingerprint"],
+                    "num_crops": str(embed.num_crops),
+                    "classes": json.dumps(names),  # a table of scores that says what they are (`raysem listen build`)
+                },
             )
             return embed_clips(roles.clip_shards(corpus.folder(self.output)), job)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from raysem.curation.embeddings import read_embeddings
+from raysem.listening.predictions import read_predictions
 from raysem.models.tagger_checkpoint import load_tagger, read_tagger_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -63,6 +64,9 @@ def test_the_scores_are_those_of_the_written_taggers(finished: Any):
         ids, scores_NK = read_embeddings(str(only_folder(output / "evaluate" / "synthetic" / name)))
         tagger = load_tagger(str(only_folder(output / "tagger" / name) / "model"))
         assert scores_NK.shape == (len(ids), tagger.num_classes)
+        shards = only_folder(output / "evaluate" / "synthetic" / name) / "shards"
+        top = read_predictions(str(shards)).top_tags(ids.to_pylist()[:1], 1)
+        assert next(iter(top.values()))[0].name == tagger.class_names[scores_NK[0].argmax()]
         assert ((scores_NK >= 0) & (scores_NK <= 1)).all()
         assert tagger.fingerprint() == summary_of(output)["models"][name]["fingerprint"]
     config = read_tagger_config(str(only_folder(output / "tagger" / "SPA") / "model"))
