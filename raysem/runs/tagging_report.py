@@ -40,7 +40,7 @@ def write(
     models = {name: records[f"tagger/{name}"]["summary"] for name in recipe.taggers()}
     summary = {
         **facts_of(recipe, recipe.seed, records),
-        "counts": _counts(records),
+        "counts": _counts(folders, records),
         "classes": records[CLASSES]["summary"] | {"texts": records.get(CLASS_TEXTS, {}).get("summary")},
         "models": {name: _without_history(model) for name, model in models.items()},
         **scores,
@@ -57,7 +57,9 @@ def write(
         curves=curves({name: folders[f"tagger/{name}"] for name in models}),
         text_tables=_text_tables(summary["classes"]),
         models={name: _facts_of(settings, models[name]) for name, settings in recipe.taggers().items()},
-        outcomes={name: _outcomes(folders, count) for name, count in summary["counts"].items() if count["outcomes"]},
+        outcomes={
+            name: _outcomes(folders, name, count) for name, count in summary["counts"].items() if count["outcomes"]
+        },
         stages=[
             StageLine(name, stage["seconds"], "resumed" if stage["attempts"] > 1 else "ran")
             for name, stage in summary["stages"].items()
@@ -70,14 +72,15 @@ def write(
     return {"headline": records.get(tagging_scores.STAGE, {}).get("summary", {}).get("headline", [])}
 
 
-def _counts(records: Mapping[str, Any]) -> dict[str, Any]:
+def _counts(folders: Mapping[str, str], records: Mapping[str, Any]) -> dict[str, Any]:
     """Where the clips of every part went; for a scored set its outcomes, which add up to `clips`."""
     counts: dict[str, Any] = {}
     for name, record in records.items():
         kind, _, part = name.partition("/")
         if kind == "corpora" and part != "synthetic":
             read = record["summary"]
-            outcomes = {"missing": read["rejected"]} if read["rejected"] else {}
+            rejects = storage.read_table(storage.join(folders[name], "rejects.parquet"))
+            outcomes = dict(Counter(rejects["outcome"].to_pylist()))
             counts[part] = {"clips": read["clips"] + read["rejected"], "outcomes": outcomes}
     for name, record in records.items():
         part = name.rpartition("/")[0].replace("evaluate/", "evaluation/")
@@ -110,14 +113,16 @@ def _facts_of(settings: TaggerTrainingSettings, model: Mapping[str, Any]) -> dic
         "loss weights": weights,
         "sampling": settings.sampling,
         "mixup": f"{settings.mixup.probability:g}",
+        "clips drawn": f"{training['clips_loaded']:,}, and {training['clips_unusable']:,} unusable ones replaced",
         "step": chosen if training["best_step"] else f"last of {training['steps']}",
         "weights": model["fingerprint"][:16],
     }
 
 
-def _outcomes(folders: Mapping[str, str], count: Mapping[str, Any]) -> list[OutcomeCount]:
+def _outcomes(folders: Mapping[str, str], part: str, count: Mapping[str, Any]) -> list[OutcomeCount]:
     examples: dict[str, list[tuple[str, str]]] = {}
-    files = Ledger(folders[count["scored_by"]]).files("rejects") if "scored_by" in count else []
+    files = [storage.join(folders[f"corpora/{part}"], "rejects.parquet")]
+    files += Ledger(folders[count["scored_by"]]).files("rejects") if "scored_by" in count else []
     for file in files:
         for row in storage.read_table(file).to_pylist():
             shown = examples.setdefault(row["outcome"], [])
