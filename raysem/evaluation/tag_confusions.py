@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,16 +57,9 @@ def moved_confusions(
         for name, before, after, num_before, num_after in zip(class_names, *mean_2K, *number_2K, strict=True)
     ]
 
-    def listed(classes: Iterable[int]) -> tuple[ClassMove, ...]:
-        return tuple(
-            ClassMove(
-                **vars(per_class[index]),
-                called_before=tuple(_called(found[0], index, class_names)[:num_examples]),
-                called_after=tuple(_called(found[1], index, class_names)[:num_examples]),
-                examples=tuple(_examples(found, index, np.sign(moved_K[index]), class_names)[:num_examples]),
-            )
-            for index in classes
-        )
+    def listed(classes: Sequence[int]) -> tuple[ClassMove, ...]:
+        chosen = classes[:count]
+        return tuple(_move(found, per_class[i], i, np.sign(moved_K[i]), class_names, num_examples) for i in chosen)
 
     order = np.argsort(moved_K, kind="stable").tolist()
     return MovedConfusions(
@@ -78,9 +71,26 @@ def moved_confusions(
         num_after=len(found[1].clip_P),
         change=_change(*found, seed=seed, num_resamples=num_resamples, level=level),
         num_clips=_moved_clips(*found),
-        closer=listed([index for index in order if moved_K[index] < 0][:count]),
-        farther=listed([index for index in reversed(order) if moved_K[index] > 0][:count]),
+        closer=listed([index for index in order if moved_K[index] < 0]),
+        farther=listed([index for index in reversed(order) if moved_K[index] > 0]),
         per_class=tuple(per_class),
+    )
+
+
+def _move(
+    found: tuple[WrongTags, WrongTags],
+    about: ClassDistance,
+    index: int,
+    direction: float,
+    class_names: Sequence[str],
+    num_examples: int,
+) -> ClassMove:
+    """What is shown of one class that moved in `direction`."""
+    return ClassMove(
+        **vars(about),
+        called_before=tuple(_called(found[0], index, class_names)[:num_examples]),
+        called_after=tuple(_called(found[1], index, class_names)[:num_examples]),
+        examples=tuple(_examples(found, index, direction, class_names)[:num_examples]),
     )
 
 

@@ -13,7 +13,7 @@ from raysem.errors import ConfigError, UserError
 from raysem.models.checkpoint import read_config
 from raysem.runs.cluster import check_workers
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
-from raysem.runs.preflight import check_output, check_roots
+from raysem.runs.preflight import check_batches, check_output, check_roots
 from raysem.runs.resource_estimate import estimate
 from raysem.runs.resource_facts import Facts
 from raysem.stages import Stage, done_record
@@ -30,14 +30,7 @@ def check(recipe: CurateAndTrainRecipe, output: storage.Location, chosen: Sequen
     warnings = check_output(output)
     check_roots(recipe.corpora)
     _check_models(recipe)
-    workers = recipe.cluster.training_workers
-    for name, training in _trainings(recipe).items():
-        parts = workers * training.accumulation
-        if training.batch_size % parts:
-            raise ConfigError(
-                f"{name}.training.batch_size: {training.batch_size} is no multiple of "
-                f"cluster.training_workers x accumulation = {parts}"
-            )
+    check_batches(_trainings(recipe), recipe.cluster.training_workers)
     if all(done_record(stage, output) is not None for stage in chosen):
         return []
     check_workers(recipe.cluster)

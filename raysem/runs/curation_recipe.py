@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -15,8 +15,9 @@ from raysem.curation.selection import PAPER_THRESHOLDS, PAPER_UNDIRECTED_THRESHO
 from raysem.evaluation.zero_shot import ZeroShotSettings
 from raysem.models.clap import ClapSettings
 from raysem.runs.cluster import ClusterSettings
-from raysem.runs.part_settings import PartSettings, check_name
+from raysem.runs.part_settings import PartSettings
 from raysem.runs.roles import CorpusSource
+from raysem.runs.variants import Overrides, check_variants, variant_recipes
 from raysem.training.objective import ObjectiveSettings
 from raysem.training.settings import TrainingSettings
 
@@ -112,9 +113,6 @@ class ReportSettings(Settings):
     listening_classes: PositiveInt = 8
 
 
-Overrides = dict[str, Any]
-
-
 class CurateAndTrainRecipe(Settings):
     """From clips and captions to a better audio-text model and a report about it."""
 
@@ -137,25 +135,14 @@ class CurateAndTrainRecipe(Settings):
     @field_validator("variants")
     @classmethod
     def _touches_only_what_comes_after_matching(cls, variants: dict[str, Overrides]) -> dict[str, Overrides]:
-        for name, overrides in variants.items():
-            check_name(name)
-            if name == "teacher":
-                raise ValueError("teacher: the name is taken by the teacher itself")
-            for key in overrides or {}:
-                if not key.startswith(("curation.", "student.")) or key.split(".")[1] in _SHARED:
-                    raise ValueError(f"{name}: {key} is shared by all variants; a variant sets curation.* or student.*")
+        if "teacher" in variants:
+            raise ValueError("teacher: the name is taken by the teacher itself")
+        check_variants(variants, _is_after_matching, "curation.* or student.*")
         return variants
 
     def students(self) -> dict[str, CurateAndTrainRecipe]:
         """The recipe of each student, with its variant's overrides applied and no variants of its own."""
-        base = config.plain(self) | {"variants": {}}
-        if not self.variants:
-            return {"student": config.build(type(self), base)}
-        built = {}
-        for name, overrides in self.variants.items():
-            changed = config.with_overrides(base, (overrides or {}).items())
-            built[name] = config.build(type(self), changed, f"variants.{name}")
-        return built
+        return variant_recipes(self, self.variants, alone="student")
 
     def lowest_threshold(self) -> float:
         """The lowest cosine that a stored pair needs; ConfigError when a threshold lies below it."""
@@ -174,6 +161,11 @@ def _lowest(curation: CurationSettings) -> float:
     if curation.released_thresholds is None:
         return curation.similarity_threshold
     return min(PAPER_UNDIRECTED_THRESHOLD, PAPER_THRESHOLDS[curation.released_thresholds]["similarity_threshold"])
+
+
+def _is_after_matching(key: str) -> bool:
+    section, _, rest = key.partition(".")
+    return section in ("curation", "student") and bool(rest) and rest.split(".")[0] not in _SHARED
 
 
 _SHARED = (CurationSettings.model_fields.keys() - SelectionSettings.model_fields.keys()) - {

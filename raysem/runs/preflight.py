@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from raysem import storage
 from raysem.errors import ConfigError, UserError
 from raysem.runs.part_settings import PartSettings
+from raysem.training.settings import TrainingSettings
 
 LEAST_FREE_BYTES = 200 * 2**20
 COMFORTABLE_FREE_BYTES = 2 * 2**30
@@ -27,6 +29,17 @@ def check_output(output: storage.Location) -> list[str]:
     if free < LEAST_FREE_BYTES:
         raise UserError(f"--output {output}: {free // 2**20} MiB are free, the least is {LEAST_FREE_BYTES // 2**20}")
     return [f"{output}: only {free / 2**30:.1f} GiB are free"] if free < COMFORTABLE_FREE_BYTES else []
+
+
+def check_batches(trainings: Mapping[str, TrainingSettings], workers: int) -> None:
+    """ConfigError naming the first run, by its dotted key, whose batches the workers cannot share."""
+    for key, training in trainings.items():
+        parts = workers * training.accumulation
+        if training.batch_size % parts:
+            raise ConfigError(
+                f"{key}.training.batch_size: {training.batch_size} is no multiple of "
+                f"cluster.training_workers x accumulation = {parts}"
+            )
 
 
 def check_roots(corpora: PartSettings) -> None:

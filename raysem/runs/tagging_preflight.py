@@ -7,15 +7,14 @@ from collections.abc import Sequence
 
 from raysem import storage
 from raysem.errors import ConfigError, UserError
-from raysem.ontology.source import find_ontology
 from raysem.ontology.tag_classes import TagClasses
 from raysem.runs.class_table import CLASSES
 from raysem.runs.cluster import check_workers
-from raysem.runs.preflight import check_output, check_roots
+from raysem.runs.preflight import check_batches, check_output, check_roots
 from raysem.runs.resource_estimate import Training, Work, estimate
 from raysem.runs.resource_facts import MIB, bytes_of, machine_of
 from raysem.runs.roles import clip_shards
-from raysem.runs.tagging_recipe import TaggingRecipe
+from raysem.runs.tagging_recipe import TaggerTrainingSettings, TaggingRecipe
 from raysem.stages import Stage, done_record
 
 log = logging.getLogger(__name__)
@@ -29,25 +28,24 @@ def check(recipe: TaggingRecipe, output: storage.Location, chosen: Sequence[Stag
     """
     warnings = check_output(output)
     check_roots(recipe.corpora)
-    find_ontology(recipe.classes.ontology, key="classes.ontology.file")
-    workers = recipe.cluster.training_workers
-    for name, tagger in recipe.taggers().items():
-        key = f"variants.{name}.tagger" if recipe.variants else "tagger"
+    taggers = _by_key(recipe)
+    for key, tagger in taggers.items():
         start = tagger.model.start
         if start is not None and start.kind != "ast" and not storage.exists(start.location):
             raise ConfigError(f"{key}.model.start.location: {start.location}: no such file")
-        training = tagger.training
-        if training.batch_size % (workers * training.accumulation):
-            raise ConfigError(
-                f"{key}.training.batch_size: {training.batch_size} is no multiple of "
-                f"cluster.training_workers x accumulation = {workers * training.accumulation}"
-            )
-        if training.schedule.kind == "plateau" and not recipe.corpora.held_out:
+        if tagger.training.schedule.kind == "plateau" and not recipe.corpora.held_out:
             raise ConfigError(f"{key}.training.schedule.kind: plateau is seen on held-out clips; give corpora.held_out")
+    check_batches({key: tagger.training for key, tagger in taggers.items()}, recipe.cluster.training_workers)
     if all(done_record(stage, output) is not None for stage in chosen):
         return []
     check_workers(recipe.cluster)
     return warnings
+
+
+def _by_key(recipe: TaggingRecipe) -> dict[str, TaggerTrainingSettings]:
+    """The taggers by the dotted key of their settings."""
+    named = "variants.{}.tagger" if recipe.variants else "tagger"
+    return {named.format(name): tagger for name, tagger in recipe.taggers().items()}
 
 
 def check_resources(recipe: TaggingRecipe, output: storage.Location, chosen: Sequence[Stage]) -> list[str]:

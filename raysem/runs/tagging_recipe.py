@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -16,8 +16,9 @@ from raysem.models.tagger_settings import TaggerSettings
 from raysem.ontology.class_texts import ClassTextSettings
 from raysem.ontology.source import OntologySettings
 from raysem.runs.cluster import ClusterSettings
-from raysem.runs.part_settings import PartSettings, check_name
+from raysem.runs.part_settings import PartSettings
 from raysem.runs.roles import CorpusSource
+from raysem.runs.variants import Overrides, check_variants, variant_recipes
 from raysem.text.encoder import TextEncoderSettings
 from raysem.training.settings import TrainingSettings
 from raysem.training.tag_examples import MixupSettings
@@ -89,9 +90,6 @@ class TaggingReportSettings(Settings):
     tags_per_clip: PositiveInt = 5
 
 
-Overrides = dict[str, Any]
-
-
 class TaggingRecipe(Settings):
     """Taggers trained one-hot, with OBCE or with SPA, and a report about them."""
 
@@ -110,11 +108,7 @@ class TaggingRecipe(Settings):
     @field_validator("variants")
     @classmethod
     def _touches_only_the_tagger(cls, variants: dict[str, Overrides]) -> dict[str, Overrides]:
-        for name, overrides in variants.items():
-            check_name(name)
-            for key in overrides or {}:
-                if not key.startswith("tagger."):
-                    raise ValueError(f"{name}: {key} is shared by all variants; a variant sets tagger.*")
+        check_variants(variants, lambda key: key.startswith("tagger."), "tagger.*")
         return variants
 
     def taggers(self) -> dict[str, TaggerTrainingSettings]:
@@ -122,16 +116,8 @@ class TaggingRecipe(Settings):
 
         One without SPA has no projection: nothing would train it, and no text would give its width.
         """
-        base = config.plain(self) | {"variants": {}}
-        found = {"tagger": self.tagger}
-        if self.variants:
-            found = {
-                name: config.build(
-                    type(self), config.with_overrides(base, (overrides or {}).items()), f"variants.{name}"
-                ).tagger
-                for name, overrides in self.variants.items()
-            }
-        return {name: settings.without_idle_projection() for name, settings in found.items()}
+        recipes = variant_recipes(self, self.variants, alone="tagger")
+        return {name: recipe.tagger.without_idle_projection() for name, recipe in recipes.items()}
 
     @property
     def baseline(self) -> str:

@@ -148,11 +148,10 @@ class _Run:
         """Losses are those of the global batch, so every rank stops here or none."""
         if all(math.isfinite(loss) for loss in losses.values()):
             return
+        known = _spelled({"learning_rate": self._updates.learning_rate} | self._objective.parameters_to_log())
         raise TrainingError(
-            f"step {self._done + 1}: a loss is not finite: {_spelled(losses)} (learning rate "
-            f"{self._updates.learning_rate:.3g}, {_spelled(self._objective.parameters_to_log()) or 'no scale'}, source "
-            f"{batch.source}, clips from {batch.clip_ids[0]} to {batch.clip_ids[-1]}); the weights were not changed in "
-            "this step"
+            f"step {self._done + 1}: a loss is not finite: {_spelled(losses)} ({known}, source {batch.source}, clips from "
+            f"{batch.clip_ids[0]} to {batch.clip_ids[-1]}); the weights were not changed in this step"
         )
 
     # Every so many steps

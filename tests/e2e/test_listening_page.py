@@ -137,6 +137,13 @@ def rater(study: Study, tmp_path: Path) -> Iterator[Rater]:
 
 
 def test_a_rater_goes_through_the_whole_page(rater: Rater):
+    answer_four_clips(rater)
+    come_back_and_change_one(rater)
+    finish_and_save(rater)
+
+
+def answer_four_clips(rater: Rater) -> None:
+    """With a name, after listening, by mouse and by keys."""
     # A name is needed.
     rater.click("start")
     assert rater.is_screen("welcome")
@@ -175,6 +182,9 @@ def test_a_rater_goes_through_the_whole_page(rater: Rater):
     rater.press("0")
     assert rater.text("status") == "Sound 4: about the same. 4 of 8 answered."
 
+
+def come_back_and_change_one(rater: Rater) -> None:
+    """Reload, save a half-finished file, go back to an answer."""
     # Closing the browser loses nothing: after a reload it goes on at the first open clip.
     rater.driver.refresh()
     assert rater.is_screen("welcome")
@@ -198,6 +208,9 @@ def test_a_rater_goes_through_the_whole_page(rater: Rater):
     assert rater.text("clip-title") == "Sound 5 of 8"
     assert rater.text("progress-text") == "4 of 8 answered"
 
+
+def finish_and_save(rater: Rater) -> None:
+    """The rest, the file, and what it says."""
     for _ in range(4):
         rater.listen()
         rater.click(f"choose-{rater.side_of('B')}")
