@@ -150,8 +150,8 @@ class _Run:
             return
         known = _spelled({"learning_rate": self._updates.learning_rate} | self._objective.parameters_to_log())
         raise TrainingError(
-            f"step {self._done + 1}: a loss is not finite: {_spelled(losses)} ({known}, source {batch.source}, clips from "
-            f"{batch.clip_ids[0]} to {batch.clip_ids[-1]}); the weights were not changed in this step"
+            f"step {self._done + 1}: a loss is not finite: {_spelled(losses)} ({known}, source {batch.source}, "
+            f"clips from {batch.clip_ids[0]} to {batch.clip_ids[-1]}); the weights were not changed in this step"
         )
 
     # Every so many steps
