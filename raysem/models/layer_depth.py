@@ -1,21 +1,25 @@
-"""How deep a tagger's parameters lie: for learning rates that fall from the head down to the input."""
+"""How deep a model's parameters lie: for learning rates that fall from the head down to the input."""
 
 from __future__ import annotations
 
 import re
 import sys
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
 
 from raysem.models.ast import Ast
 from raysem.models.cnn14 import Cnn14
-from raysem.models.encoder import SpectrogramNetwork
+from raysem.models.encoder import SpectrogramNetwork, WaveformEncoder
 from raysem.models.hts_at import HtsAt
 from raysem.models.mobilenet_v3 import MobileNetV3
 from raysem.models.passt import Passt
-from raysem.models.tagger import Tagger
 
 NETWORK = "encoder.network."
+HEADS = ("classifier.", "projection.", "similarity.", "text_", "logit_scale")
 END_OF_STAGE = sys.maxsize
 _Block = tuple[int, ...]
 
@@ -46,26 +50,34 @@ _ANATOMIES: dict[type[SpectrogramNetwork], _Anatomy] = {
 }
 
 
-def layer_depths(tagger: Tagger) -> dict[str, int]:
-    """The depth of every parameter by its name, from 0 to `num_layers(tagger)`.
+class Encoding(Protocol):
+    """A model on top of an encoder, such as a tagger."""
+
+    encoder: WaveformEncoder
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+
+def layer_depths(model: Encoding) -> dict[str, int]:
+    """The depth of every parameter by its name, from 0 to `num_layers(model)`.
 
     0 is what comes before the first block (front end, patches, positions, first convolution or batch norm), then one
     for each block of the encoder in order, and `num_layers` what comes after the last: norm, last layers, classifier,
-    projection. Layer-wise decay (BEiT; Bao et al. 2021) takes the learning rate times
+    projection, similarity module and text tower. Layer-wise decay (BEiT; Bao et al. 2021) takes the learning rate times
     decay ** (num_layers - depth).
 
     Raises:
         ValueError: a parameter that nobody has placed.
     """
-    anatomy = _ANATOMIES[type(tagger.encoder.network)]
-    names = [name for name, _ in tagger.named_parameters()]
+    anatomy = _ANATOMIES[type(model.encoder.network)]
+    names = [name for name, _ in model.named_parameters()]
     blocks = sorted({block for name in names if (block := _block(name, anatomy)) and block[-1] != END_OF_STAGE})
     return {name: _depth(name, anatomy, blocks) for name in names}
 
 
-def num_layers(tagger: Tagger) -> int:
+def num_layers(model: Encoding) -> int:
     """The depth of the classifier: the number of the encoder's blocks, and one."""
-    return max(layer_depths(tagger).values())
+    return max(layer_depths(model).values())
 
 
 def _depth(name: str, anatomy: _Anatomy, blocks: list[_Block]) -> int:
@@ -75,7 +87,7 @@ def _depth(name: str, anatomy: _Anatomy, blocks: list[_Block]) -> int:
     inner = name.removeprefix(NETWORK)
     if name.startswith("encoder.front_end.") or (inner != name and re.match(anatomy.first, inner)):
         return 0
-    if name.startswith(("classifier.", "projection.")) or (inner != name and re.match(anatomy.last, inner)):
+    if name.startswith(HEADS) or (inner != name and re.match(anatomy.last, inner)):
         return len(blocks) + 1
     raise ValueError(f"{name}: layer_depth.py does not say how deep it lies")
 

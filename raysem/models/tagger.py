@@ -18,11 +18,13 @@ from raysem.audio.spec_mask import mask_spectrogram
 from raysem.config import plain
 from raysem.models.clap import weights_digest
 from raysem.models.encoder import EncodedAudio, WaveformEncoder
+from raysem.models.encoder_settings import NUM_CLASSES_KEY
+from raysem.models.encoder_start import copy_weights, published_encoder, with_front_end_of
 from raysem.models.projection import Projection
 from raysem.models.protocol import checked_waveforms, exact_evaluation
 from raysem.models.registry import assembled
-from raysem.models.tagger_settings import NUM_CLASSES_KEY, TaggerSettings
-from raysem.models.tagger_start import copy_weights, published_encoder, with_front_end_of
+from raysem.models.tagger_settings import TaggerSettings
+from raysem.models.tagger_start import check_classes
 
 __all__ = ["Tagged", "Tagger", "TaggerSettings", "build_tagger"]
 
@@ -171,7 +173,9 @@ def build_tagger(
     """
     published = None
     if settings.start is not None:
-        published = published_encoder(settings, class_ids, key=key)
+        published = published_encoder(settings, with_classes=settings.start_classes, key=key)
+        if settings.start_classes:
+            check_classes(published, class_ids, f"{key}_classes: {settings.start.location}")
         settings = with_front_end_of(published, settings)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
