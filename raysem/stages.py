@@ -2,13 +2,17 @@
 
 A stage writes below `<output>/<name>/<digest>/` and is finished when `_done.json` is there. The digest covers the
 stage's settings, its revision and the digests of the stages it reads, so a changed recipe gives the stages it touches
-new folders and leaves the others as they are. Nothing here knows audio or Ray.
+new folders and leaves the others as they are. Stages run one after the other; those of a group, as the folds of a
+cross-validation, side by side where there is room. Nothing here knows audio or Ray.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
 import os
+import queue
 import socket
 import threading
 import time
@@ -40,7 +44,9 @@ class Stage:
 
     `settings` is any JSON value: everything that changes the output and does not come from `inputs`.
     A change of the code that changes the output raises `revision`. A stage with `needs_cluster` false does all its work
-    in this process, and runs before there is a cluster to work on.
+    in this process, and runs before there is a cluster to work on. Neighbours in a run's list with the same `group` may
+    run side by side, each in a thread of this process: their `run` leaves alone what belongs to all threads, as torch's
+    global generator does.
     """
 
     name: str
@@ -49,6 +55,7 @@ class Stage:
     inputs: Sequence[Stage] = ()
     revision: int = 1
     needs_cluster: bool = True
+    group: str = ""
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,13 +104,19 @@ def run_stages(
     until: str | None = None,
     fresh: bool = False,
     connect: Callable[[], None] | None = None,
+    at_once: Callable[[], int] | None = None,
 ) -> dict[str, StageResult]:
-    """Run what is not finished, in order, and return every result by stage name.
+    """Run what is not finished, in order, and return every result by stage name, in that order too.
+
+    When a stage of a group fails while others of it run, no more are started, and the error is raised once those have
+    ended. An interrupt does not wait for them: their threads are left behind, and end with the process.
 
     Args:
         until: stop after the last stage whose name is this, or begins with it and a slash.
         fresh: remove the folders of these stages first.
         connect: called once, before the first stage that has to run and needs the cluster.
+        at_once: how many stages of one group may run at the same time; asked before a group of which two or more have
+            to run, after `connect` where one of them needs the cluster. None, and 1, run every stage in this thread.
 
     Raises:
         StageError: a stage failed; what it wrote stays.
@@ -112,26 +125,100 @@ def run_stages(
     if fresh:
         for stage in chosen:
             storage.delete(stage.folder(output))
+    join = functools.cache(connect or (lambda: None))
+    places = [_Place(stage, stage.folder(output), f"[{i}/{len(chosen)}]") for i, stage in enumerate(chosen, 1)]
     results: dict[str, StageResult] = {}
-    for position, stage in enumerate(chosen, 1):
-        folder = stage.folder(output)
-        record = done_record(stage, output)
-        if record is not None:
-            log.info("[%d/%d] %s: finished before, skipped", position, len(chosen), stage.name)
-            results[stage.name] = StageResult(stage, folder, record["summary"], record["seconds"], skipped=True)
-            continue
-        if stage.needs_cluster and connect is not None:
-            connect()
-            connect = None
-        results[stage.name] = _run_stage(stage, folder, f"[{position}/{len(chosen)}]")
+    for _, group in itertools.groupby(places, key=lambda place: place.stage.group or place):
+        results |= _run_group(list(group), output, join, at_once)
     return results
 
 
-def _run_stage(stage: Stage, folder: storage.Location, place: str) -> StageResult:
+@dataclass(frozen=True)
+class _Place:
+    """A stage within the list that is run."""
+
+    stage: Stage
+    folder: storage.Location
+    mark: str
+    """As the log shows it: [3/12]."""
+
+
+def _run_group(
+    places: Sequence[_Place], output: storage.Location, join: Callable[[], None], at_once: Callable[[], int] | None
+) -> dict[str, StageResult]:
+    """Run what is not finished of a group, or of a single stage, and return every result in order."""
+    records = {place.stage.name: done_record(place.stage, output) for place in places}
+    unfinished = [place for place in places if records[place.stage.name] is None]
+    width = 1
+    if at_once is not None and len(unfinished) > 1:
+        if any(place.stage.needs_cluster for place in unfinished):
+            join()
+        width = at_once()
+        if width < 1:
+            raise ValueError(f"at_once: expected at least one stage at a time, got {width}")
+    results: dict[str, StageResult] = {}
+    for place in places:
+        stage, record = place.stage, records[place.stage.name]
+        if record is not None:
+            log.info("%s %s: finished before, skipped", place.mark, stage.name)
+            results[stage.name] = StageResult(stage, place.folder, record["summary"], record["seconds"], skipped=True)
+        elif width == 1:
+            if stage.needs_cluster:
+                join()
+            results[stage.name] = _run_stage(place)
+    if width > 1:
+        results |= _run_side_by_side(unfinished, width)
+    return {place.stage.name: results[place.stage.name] for place in places}
+
+
+def _run_side_by_side(places: Sequence[_Place], width: int) -> dict[str, StageResult]:
+    """Run stages in threads, at most `width` at a time, each when what it reads of them is done."""
+    ended: queue.SimpleQueue[tuple[_Place, StageResult | BaseException]] = queue.SimpleQueue()
+
+    def run(place: _Place) -> None:
+        try:
+            ended.put((place, _run_stage(place)))
+        except BaseException as error:
+            ended.put((place, error))
+
+    waiting, running = {place.stage.name: place for place in places}, dict[str, _Place]()
+    results: dict[str, StageResult] = {}
+    failed: BaseException | None = None
+    while running or (waiting and failed is None):
+        if failed is None:
+            unfinished = {**waiting, **running}
+            ready = [
+                name
+                for name, place in waiting.items()
+                if not any(read.name in unfinished for read in place.stage.inputs)
+            ]
+            for name in ready[: width - len(running)]:
+                running[name] = place = waiting.pop(name)
+                # daemon: the end of the process waits for no stage
+                threading.Thread(target=run, args=(place,), daemon=True, name=f"raysem-{name}").start()
+        place, outcome = ended.get()
+        name = place.stage.name
+        del running[name]
+        if isinstance(outcome, StageResult):
+            results[name] = outcome
+            continue
+        what = f"{type(outcome).__name__}: {outcome}"
+        if failed is not None:
+            log.error("%s %s: failed too (%s)", place.mark, name, what)
+        elif running:
+            log.error("%s %s: failed (%s); waiting for %s", place.mark, name, what, ", ".join(running))
+        failed = failed or outcome
+    if failed is not None:
+        raise failed
+    return results
+
+
+def _run_stage(place: _Place) -> StageResult:
     """Run one stage and write its `_done.json`."""
+    stage, folder = place.stage, place.folder
     attempts = _count_attempt(folder)
     again = f" (attempt {attempts})" if attempts > 1 else ""
-    log.info("%s %s%s", place, stage.name, again)
+    log.info("%s %s%s", place.mark, stage.name, again)
     began = time.time()
     summary = stage.run(folder)
     seconds = round(time.time() - began, 3)
@@ -149,7 +236,7 @@ def _run_stage(stage: Stage, folder: storage.Location, place: str) -> StageResul
             "summary": summary,
         },
     )
-    log.info("%s %s: done in %s", place, stage.name, duration(seconds))
+    log.info("%s %s: done in %s", place.mark, stage.name, duration(seconds))
     return StageResult(stage, folder, summary, seconds, skipped=False)
 
 

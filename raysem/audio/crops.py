@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import numpy as np
 
 # Shapes: T samples of the clip, P samples of a crop, K crops.
 
+Padding = Literal["zero", "edge"]
 
-def train_crop(samples_T: np.ndarray, num_samples: int, *, seed: int, epoch: int, clip_id: str) -> np.ndarray:
-    """A random crop; a shorter clip is zero-padded at a random offset.
+
+def train_crop(
+    samples_T: np.ndarray, num_samples: int, *, seed: int, epoch: int, clip_id: str, fill: Padding = "zero"
+) -> np.ndarray:
+    """A random crop; a shorter clip is padded at a random offset: with zeros, or with its first and last sample.
 
     The offset is drawn by hashing (seed, epoch, clip_id), so it is the same on every worker, in every order and in
     every process (Python's own `hash` is salted per process).
@@ -22,6 +27,8 @@ def train_crop(samples_T: np.ndarray, num_samples: int, *, seed: int, epoch: int
         return samples_T[offset : offset + num_samples]
     padded_P = np.zeros(num_samples, dtype=samples_T.dtype)
     padded_P[offset : offset + len(samples_T)] = samples_T
+    if fill == "edge":
+        padded_P[:offset], padded_P[offset + len(samples_T) :] = samples_T[0], samples_T[-1]
     return padded_P
 
 

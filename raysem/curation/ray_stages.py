@@ -31,7 +31,8 @@ from raysem.curation.ray_shards import rows_of
 from raysem.errors import ClipError, StageError
 from raysem.ledger import DoneRecord, Ledger, total
 from raysem.logs import Progress
-from raysem.models.tag_scorer import TaggerSource, TagScorer
+from raysem.models.protocol import AudioTextModel
+from raysem.models.scorer import ClipScorer, ScorerSource, load_scorer
 from raysem.models.teacher import TeacherSource, load_teacher
 from raysem.tables import KEPT, REJECTS, embeddings_schema
 
@@ -105,12 +106,12 @@ def cpus_of_this_node() -> int:
 class EmbedJob:
     """What `embed_clips` and `embed_captions` need to know.
 
-    What comes of a clip is the model's own: of a `TeacherSource` a unit vector, of a `TaggerSource` the probabilities
-    of its classes, in the same column `embedding`. `audio.sample_rate` and `crop_samples` are those of the model;
-    `metadata` goes into the schema of every file.
+    What comes of a clip is the model's own: of a `TeacherSource` a unit vector, of a tagger or classifier the
+    probabilities of its classes, in the same column `embedding`. `audio.sample_rate` and `crop_samples` are those of
+    the model; `metadata` goes into the schema of every file.
     """
 
-    model: TeacherSource | TaggerSource
+    model: TeacherSource | ScorerSource
     output: storage.Location
     workers: WorkerSettings
     audio: AudioSettings
@@ -327,10 +328,11 @@ _FINISHED = pa.schema(
 class _Embedder:
     """Actor with the model on its device: a unit's waveforms, or its texts, become embeddings."""
 
-    def __init__(self, source: TeacherSource | TaggerSource, texts: bool, threads: int):
+    def __init__(self, source: TeacherSource | ScorerSource, texts: bool, threads: int):
         torch.set_num_threads(min(threads, cpus_of_this_node()))
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = load_teacher(source, device) if isinstance(source, TeacherSource) else TagScorer(source, device)
+        self._teacher = load_teacher(source, device) if isinstance(source, TeacherSource) else None
+        self._scorer = load_scorer(source, device) if not isinstance(source, TeacherSource) else None
         self._texts = texts
 
     def __call__(self, unit: pa.Table) -> pa.Table:
@@ -340,13 +342,19 @@ class _Embedder:
             captions = storage.read_rows(row["location"], row["start"], row["stop"], ["caption_id", "text"])
             row |= {"ids": captions["caption_id"].to_pylist(), "audio_seconds": 0.0, "seconds": 0.0}
             row |= {"reject_ids": [], "reject_outcomes": [], "reject_reasons": []}
-            assert not isinstance(self._model, TagScorer)  # a tagger reads no captions
-            embedding_BD = self._model.embed_texts(captions["text"].to_pylist())
+            assert self._teacher is not None  # a tagger reads no captions
+            embedding_BD = self._teacher.embed_texts(captions["text"].to_pylist())
         else:
             embedding_BD = self._embed_waveforms(row)
         row["embeddings"] = np.ascontiguousarray(embedding_BD, np.float32).tobytes()
         row["seconds"] += time.monotonic() - began
         return pa.Table.from_pylist([{name: row.get(name) for name in _EMBEDDED.names}], schema=_EMBEDDED)
+
+    @property
+    def _model(self) -> AudioTextModel | ClipScorer:
+        model = self._teacher if self._teacher is not None else self._scorer
+        assert model is not None
+        return model
 
     def _embed_waveforms(self, row: dict[str, Any]) -> np.ndarray:
         """The mean over a clip's crops: of unit embeddings, made a unit vector again, or of probabilities."""
@@ -356,7 +364,7 @@ class _Embedder:
         crop_ND = self._model.embed_waveforms(waveforms_NT)
         starts = np.concatenate([[0], np.cumsum(row["crops_per_clip"])[:-1]])
         mean_BD = np.add.reduceat(crop_ND, starts, axis=0) / np.asarray(row["crops_per_clip"], np.float32)[:, None]
-        if isinstance(self._model, TagScorer):
+        if self._teacher is None:
             return mean_BD
         return mean_BD / np.linalg.norm(mean_BD, axis=1, keepdims=True)
 

@@ -12,7 +12,8 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from raysem.config import Settings
-from raysem.metrics.accuracy import Confusion, confusion_matrix, most_confused, per_class_accuracy, top1_correct
+from raysem.evaluation.class_confusions import ClassConfusions
+from raysem.metrics.accuracy import top1_correct
 from raysem.metrics.bootstrap import Interval, bootstrap_interval
 from raysem.text.prompts import PromptSettings
 
@@ -52,11 +53,9 @@ class ZeroShotProtocol:
 class ZeroShotResult:
     """Accuracy of one model on one labelled set; `correct_A` is kept for paired comparisons."""
 
-    labels: tuple[str, ...]
     correct_A: np.ndarray  # 1, 0, or 1 / m where m classes tie
     interval: Interval
-    confusion_KK: np.ndarray  # rows: the true class
-    most_confused: list[Confusion]
+    confusions: ClassConfusions
     protocol: ZeroShotProtocol
 
     @property
@@ -66,24 +65,12 @@ class ZeroShotResult:
 
     def to_json(self) -> dict[str, Any]:
         """The part of summary.json under `zero_shot.<set>`; classes without clips have accuracy None."""
-        accuracy_K, clips_K = per_class_accuracy(self.confusion_KK), self.confusion_KK.sum(axis=1)
         return {
             "accuracy": self.accuracy,
             "interval": self.interval.to_json(),
             "interval_level": self.interval.level,
             "num_clips": len(self.correct_A),
-            "per_class": {
-                label: {"accuracy": float(accuracy) if clips else None, "num_clips": round(clips)}
-                for label, accuracy, clips in zip(self.labels, accuracy_K, clips_K, strict=True)
-            },
-            "confusion": {
-                "labels": list(self.labels),
-                "counts": [[_count(n) for n in row] for row in self.confusion_KK],
-            },
-            "most_confused": [
-                {"label": c.label, "predicted": c.predicted, "num_clips": _count(c.num_clips), "share": c.share}
-                for c in self.most_confused
-            ],
+            **self.confusions.to_json(),
             "protocol": self.protocol.to_json(),
         }
 
@@ -124,15 +111,12 @@ def zero_shot(
     similarity_AK = cosine_similarity(audio_AD, text_KD)
     target_A = np.array([index_of[label] for label in clip_labels])
     correct_A = top1_correct(similarity_AK, target_A)
-    confusion_KK = confusion_matrix(similarity_AK, target_A)
     return ZeroShotResult(
-        labels=tuple(labels),
         correct_A=correct_A,
         interval=bootstrap_interval(
             correct_A, seed=seed, num_resamples=settings.num_resamples, level=settings.interval_level
         ),
-        confusion_KK=confusion_KK,
-        most_confused=most_confused(confusion_KK, labels, count=settings.num_confused_pairs),
+        confusions=ClassConfusions.of(similarity_AK, target_A, labels, count=settings.num_confused_pairs),
         protocol=protocol,
     )
 
@@ -164,7 +148,3 @@ def _unit(rows_AD: np.ndarray) -> np.ndarray:
     if len(bad):
         raise ValueError(f"{len(bad)} embeddings are zero or not finite, the first is row {bad[0]}")
     return rows_AD / norm_A1
-
-
-def _count(value: float) -> int | float:
-    return int(value) if float(value).is_integer() else float(value)

@@ -26,11 +26,9 @@ from raysem.models.checkpoint_folder import (
     write_weights,
 )
 from raysem.models.clap import Clap, ClapSettings, weights_digest
-from raysem.text.encoder import TextEncoder
+from raysem.models.stored_text import TEXT_PREFIX, read_text_encoder, write_text_encoder
 
 FORMAT = CLAP_FORMAT
-TEXT_FOLDER = "text_encoder"
-_TEXT_PREFIX = "text_encoder.base."
 
 
 def save_model(folder: str, model: Clap, extra: Mapping[str, Any] | None = None) -> None:
@@ -39,11 +37,8 @@ def save_model(folder: str, model: Clap, extra: Mapping[str, Any] | None = None)
     `config.json` is written last, so a folder that has it is whole.
     """
     state = stored_state(model)
-    text = {name.removeprefix(_TEXT_PREFIX): state.pop(name) for name in list(state) if name.startswith(_TEXT_PREFIX)}
     storage.delete(storage.join(folder, CONFIG_FILE))
-    for name, content in model.text_encoder.files.items():
-        storage.write_bytes(storage.join(folder, TEXT_FOLDER, name), content)
-    write_weights(storage.join(folder, TEXT_FOLDER, WEIGHTS_FILE), text)
+    write_text_encoder(folder, model.text_encoder, state)
     write_weights(storage.join(folder, WEIGHTS_FILE), state)
     config = {
         "format": FORMAT,
@@ -63,11 +58,7 @@ def load_model(location: str, device: str | torch.device = "cpu") -> Clap:
     """
     config = read_config(location)
     settings = build(ClapSettings, config["settings"], storage.join(location, CONFIG_FILE))
-    text_folder = storage.join(location, TEXT_FOLDER)
-    text_encoder = TextEncoder(
-        settings.text, location=text_folder, weights=read_weights(storage.join(text_folder, WEIGHTS_FILE))
-    )
-    model = Clap(settings, text_encoder=text_encoder)
+    model = Clap(settings, text_encoder=read_text_encoder(location, settings.text))
     load_learned_state(model, read_weights(storage.join(location, WEIGHTS_FILE)), where=location, with_text=False)
     check_weights_digest(model, config["weights_sha256"], location)
     return model.to(device).eval()
@@ -82,7 +73,7 @@ def learned_state(model: Clap) -> dict[str, Tensor]:
     """The state dict without a frozen text encoder: what a checkpoint of training has to hold."""
     state = model.state_dict()
     frozen = not model.settings.text.trained
-    return {name: tensor for name, tensor in state.items() if not (frozen and name.startswith(_TEXT_PREFIX))}
+    return {name: tensor for name, tensor in state.items() if not (frozen and name.startswith(TEXT_PREFIX))}
 
 
 def load_learned_state(
@@ -91,7 +82,7 @@ def load_learned_state(
     """Bring back what `learned_state` gave; DataError lists what is missing, left over or of another shape."""
     with_text = model.settings.text.trained if with_text is None else with_text
     expected = {
-        name: tensor for name, tensor in model.state_dict().items() if with_text or not name.startswith(_TEXT_PREFIX)
+        name: tensor for name, tensor in model.state_dict().items() if with_text or not name.startswith(TEXT_PREFIX)
     }
     check_keys(state, expected, where)
     model.load_state_dict(dict(state), strict=False)

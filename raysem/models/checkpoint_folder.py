@@ -15,8 +15,8 @@ from raysem.errors import ConfigError, DataError
 from raysem.models.clap import weights_digest
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
-CLAP_FORMAT, TAGGER_FORMAT = "raysem-clap-1", "raysem-tagger-1"
-_KINDS = {CLAP_FORMAT: "a CLAP model", TAGGER_FORMAT: "a tagger"}
+CLAP_FORMAT, TAGGER_FORMAT, CLASSIFIER_FORMAT = "raysem-clap-1", "raysem-tagger-1", "raysem-classifier-1"
+_KINDS = {CLAP_FORMAT: "a CLAP model", TAGGER_FORMAT: "a tagger", CLASSIFIER_FORMAT: "a classifier"}
 
 
 def read_config(location: str, form: str) -> dict[str, Any]:

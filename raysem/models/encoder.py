@@ -63,6 +63,13 @@ class SpectrogramNetwork(nn.Module):
         """The encoded clips."""
         raise NotImplementedError
 
+    def image(self, map_BWFN: Tensor) -> Tensor:
+        """The map laid out for convolutions: the same vectors, side by side as they are within the network.
+
+        The map itself, unless the network folds time into a square.
+        """
+        return map_BWFN
+
     def class_logits(self, encoded: EncodedAudio) -> Tensor:
         """Logits (B, K) of the published classifier; the network must have been made with `num_classes`."""
         raise NotImplementedError

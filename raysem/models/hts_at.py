@@ -131,6 +131,18 @@ class HtsAt(SpectrogramNetwork):
         output = self.base(input_features=repeated_BNF.unsqueeze(1))
         return EncodedAudio(output.pooler_output, output.last_hidden_state)
 
+    def image(self, map_BWFN: Tensor) -> Tensor:
+        """The square of the last stage, (B, 768, 8, 8) for the published numbers: spans of time above each other.
+
+        It is the norm of the last hidden state of `base`, value for value, which transformers does not return.
+        SemanticAC (Xiao et al. 2023) runs its convolutions over it.
+        """
+        width, folds, side = self.embedding_width, self.settings.folds, self.settings.last_side
+        expected = (width, side // folds, folds * side)
+        if map_BWFN.ndim != 4 or map_BWFN.shape[1:] != expected:
+            raise ValueError(f"expected a map of {expected} for each clip, got {tuple(map_BWFN.shape)}")
+        return map_BWFN.unflatten(3, (folds, side)).transpose(2, 3).flatten(2, 3)
+
     def class_logits(self, encoded: EncodedAudio) -> Tensor:
         """AudioSet logits (B, K): the mean over time of those of each column."""
         return self.tscam_conv(encoded.map_BWFN).flatten(2).mean(dim=2)

@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-from markupsafe import Markup
 
 from raysem import storage
 from raysem.reports import plots
-from raysem.reports.cells import difference_cell
+from raysem.reports.accuracy_tables import accuracy_rows, confusions, per_class
 from raysem.reports.content import ClassListening, ListenItem, ReportContent
 from raysem.reports.layout import render_template
-from raysem.reports.player_budget import PlayerBudget, wave
-from raysem.reports.players import Player, PlayerSettings
+from raysem.reports.player_budget import SoundCard, cards_in_turns
+from raysem.reports.players import PlayerSettings
 
 log = logging.getLogger(__name__)
 
 _RETRIEVAL_NUMBERS = ("R@1", "R@5", "R@10", "mAP@10")
 _DIRECTIONS = (("text_to_audio", "text → audio"), ("audio_to_text", "audio → text"))
 _LISTENING_GROUPS = (("best", "Best"), ("borderline", "Borderline"), ("rejected", "Rejected"))
-
-
-@dataclass(frozen=True)
-class ListeningCard:
-    """One pair in the page; `player` is None where the page's bound on audio was reached."""
-
-    item: ListenItem
-    player: Player | None
-    wave: Markup
 
 
 def write_report(content: ReportContent, location: str, *, players: PlayerSettings | None = None) -> None:
@@ -67,25 +55,10 @@ def _zero_shot_table(content: ReportContent, set_name: str) -> dict[str, Any]:
         for model, parts in content.evaluation.items()
         if set_name in parts.get("zero_shot", {})
     }
-    baselines = [name for name in content.baselines if name in results]
-    differences = {
-        (row["student"], row["baseline"]): row
-        for row in content.differences
-        if row["set"] == set_name and row.get("metric", "accuracy") == "accuracy"
-    }
-    compared = [name for name in baselines if any((model, name) in differences for model in results)]
-    shown = [row for (_, baseline), row in differences.items() if baseline in compared]
-    reach = max((abs(bound) for row in shown for bound in row["interval"]), default=0.01)
-    lows, highs = zip(*(result["interval"] for result in results.values()), strict=True)
-    domain = (max(0.0, min(lows) - 0.01), min(1.0, max(highs) + 0.01))
-    rows = []
-    for model, result in results.items():
-        cells = [
-            difference_cell(differences[model, baseline], reach) if (model, baseline) in differences else None
-            for baseline in compared
-        ]
-        bar = plots.interval_bar(result["accuracy"], result["interval"], domain)
-        rows.append({"model": model, "result": result, "bar": Markup(bar), "differences": cells})
+    differences = [
+        row for row in content.differences if row["set"] == set_name and row.get("metric", "accuracy") == "accuracy"
+    ]
+    rows, compared = accuracy_rows(results, differences, content.baselines)
     first = next(iter(results.values()))
     return {
         "name": set_name,
@@ -95,34 +68,10 @@ def _zero_shot_table(content: ReportContent, set_name: str) -> dict[str, Any]:
         "num_classes": len(first["per_class"]),
         "level": first.get("interval_level", 0.95),
         "protocol": first.get("protocol", {}),
-        "per_class": _per_class(results),
-        "confusions": _confusions(results),
+        "per_class": per_class(results),
+        "confusions": confusions(results),
         "confused": {model: result.get("most_confused", []) for model, result in results.items()},
     }
-
-
-def _per_class(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    labels = dict.fromkeys(label for result in results.values() for label in result["per_class"])
-    absent: dict[str, Any] = {"accuracy": None, "num_clips": 0}
-    rows = []
-    for label in labels:
-        found = [result["per_class"].get(label, absent) for result in results.values()]
-        rows.append(
-            {
-                "label": label,
-                "num_clips": max(one["num_clips"] for one in found),
-                "accuracies": [one["accuracy"] for one in found],
-            }
-        )
-    return rows
-
-
-def _confusions(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, plots.Plot]]:
-    return [
-        (model, plots.confusion(result["confusion"]["labels"], result["confusion"]["counts"], title=model))
-        for model, result in results.items()
-        if "confusion" in result
-    ]
 
 
 def _retrieval_tables(content: ReportContent) -> list[dict[str, Any]]:
@@ -170,27 +119,8 @@ def _curation_plots(content: ReportContent) -> list[plots.Plot]:
 
 def _listening_cards(
     listening: Sequence[ClassListening], settings: PlayerSettings
-) -> list[tuple[str, dict[str, list[ListeningCard]]]]:
-    """Cards by class and group. Players are given out in turns, one pair of each group of each class at a time,
-    so that the bound leaves every class something to hear."""
-    wanted = [
-        (position, at, group)
-        for at, one in enumerate(listening)
-        for group, _ in _LISTENING_GROUPS
-        for position in range(len(getattr(one, group)))
-    ]
-    cards: dict[tuple[int, int, str], ListeningCard] = {}
-    budget = PlayerBudget(settings)
-    for position, at, group in sorted(wanted, key=lambda key: key[:2]):
-        item = getattr(listening[at], group)[position]
-        player = budget.player(item.waveform_T, item.sample_rate)
-        cards[position, at, group] = ListeningCard(item, player, wave(player))
-    if budget.num_players < len(wanted):
-        log.info("the report plays %d of %d pairs: its bound on audio is reached", budget.num_players, len(wanted))
-    return [
-        (
-            one.label,
-            {group: [cards[p, at, group] for p in range(len(getattr(one, group)))] for group, _ in _LISTENING_GROUPS},
-        )
-        for at, one in enumerate(listening)
-    ]
+) -> list[tuple[str, dict[str, list[SoundCard[ListenItem]]]]]:
+    """Cards by class and group; the bound on audio leaves every class something to hear."""
+    names = [group for group, _ in _LISTENING_GROUPS]
+    cards = iter(cards_in_turns([getattr(one, group) for one in listening for group in names], settings))
+    return [(one.label, {group: next(cards) for group in names}) for one in listening]

@@ -143,8 +143,24 @@ def curves(rows_by_model: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[li
     Rows of the kind `held_out` are told apart from those of the kind `train` though names may be the same. Of
     the rest those that never change are not drawn, and neither are positions (`epoch`, `seconds`).
     """
-    named = {model: [_named_row(row) for row in rows] for model, rows in rows_by_model.items()}
-    names = dict.fromkeys(name for rows in named.values() for row in rows for name in row)
+    return _curves({model: [rows] for model, rows in rows_by_model.items()})
+
+
+def curves_of_folds(
+    rows_by_model: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]],
+) -> tuple[list[Plot], list[Plot]]:
+    """As `curves`, with a thin line for each fold, those of one model alike.
+
+    Not their mean: folds of other sizes report at other steps.
+    """
+    return _curves({model: list(by_fold.values()) for model, by_fold in rows_by_model.items()})
+
+
+def _curves(
+    runs_by_model: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
+) -> tuple[list[Plot], list[Plot]]:
+    named = {model: [[_named_row(row) for row in rows] for rows in runs] for model, runs in runs_by_model.items()}
+    names = dict.fromkeys(name for runs in named.values() for rows in runs for row in rows for name in row)
     drawn = [
         (_curve_kind(name), plot)
         for name in sorted(names, key=lambda name: (_curve_kind(name), name))
@@ -306,28 +322,38 @@ def _named_row(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _curve(name: str, rows_by_model: Mapping[str, Sequence[Mapping[str, Any]]]) -> Plot | None:
-    lines: dict[str, np.ndarray] = {}
-    for model, rows in rows_by_model.items():
-        found = [(row["step"], row[name]) for row in rows if "step" in row and _is_finite(row.get(name))]
-        if found:
-            lines[model] = np.array(found, dtype=float)
-    values = {value for points in lines.values() for value in points[:, 1]}
+def _curve(name: str, runs_by_model: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> Plot | None:
+    lines: dict[str, list[np.ndarray]] = {}
+    for model, runs in runs_by_model.items():
+        found = [
+            [(row["step"], row[name]) for row in rows if "step" in row and _is_finite(row.get(name))] for rows in runs
+        ]
+        if any(found):
+            lines[model] = [np.array(points, dtype=float) for points in found if points]
+    values = {value for runs in lines.values() for points in runs for value in points[:, 1]}
     if not lines or (_curve_kind(name) == 3 and len(values) == 1):
         return None
     ends = []
     with new_axes() as (axes, done):
-        for index, (model, points) in enumerate(lines.items()):
-            marker = "o" if len(points) <= 12 else ""
-            axes.plot(points[:, 0], points[:, 1], label=model, marker=marker, markersize=3.5, **series_style(index))
-            ends.append(f"{model} from {points[0, 1]:.4g} to {points[-1, 1]:.4g}")
+        for index, (model, found_lines) in enumerate(lines.items()):
+            thin = {"linewidth": 1.1, "alpha": 0.75} if len(found_lines) > 1 else {}
+            for at, points in enumerate(found_lines):
+                marker = "o" if len(points) <= 12 else ""
+                label = None if at else model
+                axes.plot(
+                    points[:, 0], points[:, 1], label=label, marker=marker, markersize=3.5, **series_style(index) | thin
+                )
+            first, last = (np.mean([points[end, 1] for points in found_lines]) for end in (0, -1))
+            over = f" (mean of {len(found_lines)} folds)" if len(found_lines) > 1 else ""
+            ends.append(f"{model} from {first:.4g} to {last:.4g}{over}")
         axes.set(xlabel="step")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
         if len(lines) > 1:
             axes.legend(loc="best", ncols=2 if len(lines) > 4 else 1)
         svg = done()
     title = name.replace("_", " ").replace("/", " · ")
-    return Plot(f"{title[0].upper()}{title[1:]}", svg, f"{name} by step: {'; '.join(ends)}.")
+    caption = "A line for each fold." if any(len(found_lines) > 1 for found_lines in lines.values()) else ""
+    return Plot(f"{title[0].upper()}{title[1:]}", svg, f"{name} by step: {'; '.join(ends)}.", caption)
 
 
 def _curve_kind(name: str) -> int:

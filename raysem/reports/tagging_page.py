@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -14,23 +13,14 @@ from raysem.reports import plots, tagging_plots
 from raysem.reports.cells import difference_cell, percent
 from raysem.reports.content import Headline
 from raysem.reports.layout import render_template
-from raysem.reports.player_budget import PlayerBudget, wave
-from raysem.reports.players import Player, PlayerSettings
-from raysem.reports.tagging_content import HeardClip, TaggingReport
+from raysem.reports.player_budget import cards_in_turns
+from raysem.reports.players import PlayerSettings
+from raysem.reports.tagging_content import TaggingReport
 
 log = logging.getLogger(__name__)
 
 _METRICS = ("OmAP", "mAP")
 _MAX_HEADLINES = 8
-
-
-@dataclass(frozen=True)
-class ClipCard:
-    """One clip in the page; `player` is None where the page's bound on audio was reached."""
-
-    item: HeardClip
-    player: Player | None
-    wave: Markup
 
 
 def write_tagging_report(content: TaggingReport, location: str, *, players: PlayerSettings | None = None) -> None:
@@ -55,7 +45,7 @@ def render_tagging_report(content: TaggingReport, *, players: PlayerSettings | N
         confusions=[_confusion(entry) for entry in content.confusions],
         curves=main_curves,
         other_curves=other_curves,
-        listening=_clip_cards(content.listening, players or PlayerSettings()),
+        listening=cards_in_turns([content.listening], players or PlayerSettings())[0],
         model_facts=list(dict.fromkeys(name for facts in content.models.values() for name in facts)),
     )
 
@@ -182,14 +172,3 @@ def _confusion(entry: Mapping[str, Any]) -> dict[str, Any]:
     ]
     known = [row for row in entry["per_class"] if row["num_before"] or row["num_after"]]
     return {**entry, "groups": groups, "classes": sorted(known, key=lambda row: -row["num_before"])}
-
-
-def _clip_cards(listening: Sequence[HeardClip], settings: PlayerSettings) -> list[ClipCard]:
-    budget = PlayerBudget(settings)
-    cards = []
-    for item in listening:
-        player = budget.player(item.waveform_T, item.sample_rate)
-        cards.append(ClipCard(item, player, wave(player)))
-    if budget.num_players < len(cards):
-        log.info("the report plays %d of %d clips: its bound on audio is reached", budget.num_players, len(cards))
-    return cards

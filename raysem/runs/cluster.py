@@ -30,6 +30,10 @@ class ClusterSettings(Settings):
     training_on_gpus: bool | None = None
     """One GPU for each training worker; null: where the cluster has GPUs."""
 
+    trainings_at_once: PositiveInt | None = None
+    """Training runs of one recipe side by side, such as the folds of a cross-validation; null: on a Ray of this machine
+    one after the other, on a cluster as many as it has room for when they begin."""
+
     @property
     def joined_address(self) -> str:
         """The cluster that the run joins; empty where it starts a Ray of its own on this machine."""

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -47,6 +48,8 @@ class Job(Generic[RecipeT]):
     check_resources: Callable[[RecipeT, storage.Location, Sequence[Stage]], list[str]]
     connect: Callable[[RecipeT], None]
     finish: Callable[[Mapping[str, StageResult], storage.Location], None]
+    at_once: Callable[[RecipeT], int] | None = None
+    """How many stages of one group may run side by side on the cluster; None: one."""
 
 
 def parser_of(job: Job) -> argparse.ArgumentParser:
@@ -160,7 +163,8 @@ def _run(job: Job, options: argparse.Namespace) -> int:
                 log.warning("%s", warning)
             job.connect(recipe)
 
-        results = run_stages(stages, output, until=options.until, fresh=options.fresh, connect=connect)
+        at_once = partial(job.at_once, recipe) if job.at_once is not None else None
+        results = run_stages(stages, output, until=options.until, fresh=options.fresh, connect=connect, at_once=at_once)
         job.finish(results, output)
     print(_closing(results, output, time.monotonic() - began))
     return 0

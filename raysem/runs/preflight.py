@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raysem import storage
 from raysem.errors import ConfigError, UserError
+from raysem.models.pretrained import EncoderSource
 from raysem.runs.part_settings import PartSettings
 from raysem.training.settings import TrainingSettings
 
@@ -48,3 +49,10 @@ def check_roots(corpora: PartSettings) -> None:
         for source in sources:
             if source.root and not storage.exists(source.root):
                 raise ConfigError(f"corpora.{key}: root {source.root}: no such file or folder (seen from {Path.cwd()})")
+
+
+def check_starts(starts: Mapping[str, EncoderSource | None]) -> None:
+    """ConfigError naming the first model, by its dotted key, whose encoder starts from a file that is not there."""
+    for key, start in starts.items():
+        if start is not None and start.kind != "ast" and not storage.exists(start.location):
+            raise ConfigError(f"{key}.model.start.location: {start.location}: no such file")

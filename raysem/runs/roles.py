@@ -206,8 +206,10 @@ def build_part(
 
     def tables() -> Iterator[pa.Table]:
         for source, known, label_map in zip(sources, hidden, maps, strict=True):
+            folds: set[int | None] = set()
             for table, captions, refused in _read(source):
                 rejects.append(refused)
+                folds |= set(table["fold"].unique().to_pylist())
                 for row in captions.to_pylist():
                     texts.setdefault(row["caption_id"], row)
                 kept = _filtered(table, source, seed)
@@ -218,6 +220,7 @@ def build_part(
                 else:
                     _collect_captions(kept, texts, labels_of_captions)
                 yield kept
+            _check_folds(source, folds)
 
     written = write_shards(tables(), storage.join(folder, "clips"), rows_per_shard=rows_per_shard)
     for known, label_map in zip(hidden, maps, strict=True):
@@ -278,6 +281,15 @@ def _read(source: CorpusSource) -> Iterator[tuple[pa.Table, pa.Table, pa.Table]]
         yield table, CAPTIONS.empty_table(), REJECTS.empty_table()
     require_clips(check, source.corpus, source.root)
     yield CLIPS.empty_table(), CAPTIONS.empty_table(), rejects_table(check.rejects, STAGE)
+
+
+def _check_folds(source: CorpusSource, found: Collection[int | None]) -> None:
+    """DataError where the folds that a source names are none of its clips'."""
+    if not source.folds or set(source.folds) & set(found):
+        return
+    there = sorted(fold for fold in found if fold is not None)
+    known = f"its clips are in folds {', '.join(map(str, there))}" if there else "its clips have none (column fold)"
+    raise DataError(f"{source.corpus} {source.root}: no clip is in fold {', '.join(map(str, source.folds))}: {known}")
 
 
 def _filtered(table: pa.Table, source: CorpusSource, seed: int) -> pa.Table:

@@ -10,7 +10,7 @@ from raysem.errors import ConfigError, UserError
 from raysem.ontology.tag_classes import TagClasses
 from raysem.runs.class_table import CLASSES
 from raysem.runs.cluster import check_workers
-from raysem.runs.preflight import check_batches, check_output, check_roots
+from raysem.runs.preflight import check_batches, check_output, check_roots, check_starts
 from raysem.runs.resource_estimate import Training, Work, estimate
 from raysem.runs.resource_facts import MIB, bytes_of, machine_of
 from raysem.runs.roles import clip_shards
@@ -30,11 +30,9 @@ def check(recipe: TaggingRecipe, output: storage.Location, chosen: Sequence[Stag
     check_roots(recipe.corpora)
     taggers = _by_key(recipe)
     for key, tagger in taggers.items():
-        start = tagger.model.start
-        if start is not None and start.kind != "ast" and not storage.exists(start.location):
-            raise ConfigError(f"{key}.model.start.location: {start.location}: no such file")
         if tagger.training.schedule.kind == "plateau" and not recipe.corpora.held_out:
             raise ConfigError(f"{key}.training.schedule.kind: plateau is seen on held-out clips; give corpora.held_out")
+    check_starts({key: tagger.model.start for key, tagger in taggers.items()})
     check_batches({key: tagger.training for key, tagger in taggers.items()}, recipe.cluster.training_workers)
     if all(done_record(stage, output) is not None for stage in chosen):
         return []

@@ -11,21 +11,18 @@ import numpy as np
 import raysem
 from raysem import config, storage
 from raysem.evaluation.wrong_tags import top_tags
-from raysem.ledger import Ledger
 from raysem.ontology.tag_classes import TagClasses
-from raysem.reports.content import OutcomeCount, StageLine
+from raysem.reports.content import StageLine
 from raysem.reports.tagging_content import HeardClip, TaggingReport, TextTable
 from raysem.reports.tagging_page import write_tagging_report
 from raysem.runs import tagging_scores
 from raysem.runs.class_table import CLASS_TEXTS, CLASSES
+from raysem.runs.clip_outcomes import outcome_lines, read_counts
 from raysem.runs.played_clips import LISTENING_RATE, waveforms_of
 from raysem.runs.published import curves, facts_of
 from raysem.runs.tagging_recipe import TaggerTrainingSettings, TaggingRecipe
 from raysem.runs.tagging_scores import ScoredSet
 from raysem.stages import Stage, done_record
-from raysem.tables import KEPT
-
-EXAMPLES = 3
 
 
 def write(
@@ -58,7 +55,9 @@ def write(
         text_tables=_text_tables(summary["classes"]),
         models={name: _facts_of(settings, models[name]) for name, settings in recipe.taggers().items()},
         outcomes={
-            name: _outcomes(folders, name, count) for name, count in summary["counts"].items() if count["outcomes"]
+            name: outcome_lines(folders, [name], count)
+            for name, count in summary["counts"].items()
+            if count["outcomes"]
         },
         stages=[
             StageLine(name, stage["seconds"], "resumed" if stage["attempts"] > 1 else "ran")
@@ -74,14 +73,7 @@ def write(
 
 def _counts(folders: Mapping[str, str], records: Mapping[str, Any]) -> dict[str, Any]:
     """Where the clips of every part went; for a scored set its outcomes, which add up to `clips`."""
-    counts: dict[str, Any] = {}
-    for name, record in records.items():
-        kind, _, part = name.partition("/")
-        if kind == "corpora" and part != "synthetic":
-            read = record["summary"]
-            rejects = storage.read_table(storage.join(folders[name], "rejects.parquet"))
-            outcomes = dict(Counter(rejects["outcome"].to_pylist()))
-            counts[part] = {"clips": read["clips"] + read["rejected"], "outcomes": outcomes}
+    counts = read_counts(folders, records)
     for name, record in records.items():
         part = name.rpartition("/")[0].replace("evaluate/", "evaluation/")
         if name.startswith("evaluate/") and part in counts and "scored_by" not in counts[part]:
@@ -117,19 +109,6 @@ def _facts_of(settings: TaggerTrainingSettings, model: Mapping[str, Any]) -> dic
         "step": chosen if training["best_step"] else f"last of {training['steps']}",
         "weights": model["fingerprint"][:16],
     }
-
-
-def _outcomes(folders: Mapping[str, str], part: str, count: Mapping[str, Any]) -> list[OutcomeCount]:
-    examples: dict[str, list[tuple[str, str]]] = {}
-    files = [storage.join(folders[f"corpora/{part}"], "rejects.parquet")]
-    files += Ledger(folders[count["scored_by"]]).files("rejects") if "scored_by" in count else []
-    for file in files:
-        for row in storage.read_table(file).to_pylist():
-            shown = examples.setdefault(row["outcome"], [])
-            if len(shown) < EXAMPLES:
-                shown.append((row["clip_id"], row["reason"]))
-    listed = sorted(count["outcomes"].items(), key=lambda item: (item[0] != KEPT, -item[1]))
-    return [OutcomeCount(name, number, examples.get(name, [])) for name, number in listed]
 
 
 def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,12 +1,10 @@
-"""Text encoders: any Hugging Face encoder (BERT, RoBERTa, MiniLM, ...), pooled to one vector per text."""
+"""Text encoders: any Hugging Face encoder (BERT, RoBERTa, MiniLM, CLIP, ...), pooled to one vector per text."""
 
 # Shapes: B texts in the batch, L tokens, W width of the encoder.
 
 from __future__ import annotations
 
 import hashlib
-import inspect
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,36 +15,19 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from raysem.config import Settings
-from raysem.errors import ConfigError, DataError
+from raysem.errors import ConfigError
+from raysem.text.base import TOKENIZER_FILES, longest_text, read_base, read_config, read_tokenizer
+from raysem.text.clip_text import (
+    clip_text_config,
+    clip_width,
+    end_of_text,
+    is_clip,
+    read_clip_text,
+    read_clip_tokenizer,
+)
 from raysem.text.hub import MINILM, model_folder
 
-log = logging.getLogger(__name__)
-
-# Copied as they are into a checkpoint: writing a tokenizer anew changes its files with each round.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
-_VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-
-# Left out on purpose: heads of the pretraining task and poolers (never used here), and position numbers, which older
-# versions stored.
-LEFT_OUT = (
-    "pooler.",
-    "cls.",
-    "lm_head.",
-    "vocab_transform.",
-    "vocab_layer_norm.",
-    "vocab_projector.",
-    "embeddings.position_ids",
-)
+Pooling = Literal["cls", "mean", "eos"]
 
 
 class TextEncoderSettings(Settings):
@@ -54,10 +35,11 @@ class TextEncoderSettings(Settings):
 
     name: str = MINILM
     """Name on the Hub, local folder or URI. The default comes with the extra `offline`."""
-    pooling: Literal["cls", "mean"] = "mean"
-    """`cls`: the first token, as in CLAP. `mean`: over the tokens that are not padding, as MiniLM was trained."""
+    pooling: Pooling = "mean"
+    """`cls`: the first token, as in CLAP. `mean`: over the tokens that are not padding, as MiniLM was trained. `eos`:
+    CLIP's end-of-text token, projected where the model has a projection; for CLIP alone, and the only one for it."""
     max_tokens: PositiveInt = 100
-    """Longer texts are cut; the start and end tokens count."""
+    """Longer texts are cut; the start and end tokens count. CLIP reads 77 at most."""
     trained: bool = False
     """Whether training changes the encoder. A frozen one stays in evaluation mode and its features can be cached."""
 
@@ -65,11 +47,12 @@ class TextEncoderSettings(Settings):
 class TextEncoder(nn.Module):
     """Texts to `text_BW`, one row per text in the same order.
 
-    Loading is strict: a weight that is missing or left over is an error, see `LEFT_OUT` for what is skipped by name.
+    Loading is strict: a weight that is missing or left over is an error, see `LEFT_OUT` in base.py and clip_text.py for
+    what is skipped by name.
 
     Args:
         location: where to read the files instead of `settings.name` (a raysem checkpoint holds a copy).
-        weights: the encoder's weights, instead of those at the location; names without a prefix.
+        weights: the encoder's weights, instead of those at the location; names as `base` has them.
         key: dotted key for messages.
     """
 
@@ -83,18 +66,20 @@ class TextEncoder(nn.Module):
     ):
         super().__init__()
         self.settings = settings = settings or TextEncoderSettings()
-        with model_folder(location or settings.name, key=key) as folder, quiet_transformers():
-            base, self._tokenizer = _load(folder, location or settings.name, key, weights)
+        name = location or settings.name
+        with model_folder(name, key=key) as folder, quiet_transformers():
+            config = read_config(folder, name, key)
+            _check_settings(settings, config, key)
+            if is_clip(config):
+                self._tokenizer = read_clip_tokenizer(folder, name, key)
+                base: Any = read_clip_text(folder, config, self._tokenizer, name, weights)
+            else:
+                self._tokenizer = read_tokenizer(folder, name, key)
+                base = read_base(folder, config, name, key, weights)
             self.files = read_small_files(folder)
         """Configuration and tokenizer files, by name, as they were read."""
         self.base: nn.Module = base
-        self.width: int = base.config.hidden_size
-        longest = _longest_text(base.config)
-        if settings.max_tokens > longest:
-            raise ConfigError(
-                f"{key.removesuffix('name')}max_tokens: {settings.name} reads at most {longest} tokens, "
-                f"got {settings.max_tokens}"
-            )
+        self.width: int = clip_width(base) if settings.pooling == "eos" else base.config.hidden_size
         self.base.requires_grad_(settings.trained)
         self.train(self.training)
 
@@ -116,6 +101,8 @@ class TextEncoder(nn.Module):
         """text_BW from what `tokenize` returned; moved to the model's device here."""
         tokens = {name: tensor.to(self.device) for name, tensor in tokens.items()}
         with torch.set_grad_enabled(self.settings.trained and torch.is_grad_enabled()):
+            if self.settings.pooling == "eos":
+                return end_of_text(self.base, tokens)
             hidden_BLW = self.base(**tokens).last_hidden_state
         if self.settings.pooling == "cls":
             return hidden_BLW[:, 0]
@@ -137,64 +124,38 @@ class TextEncoder(nn.Module):
         return sha.hexdigest()
 
 
-def _load(folder: Path, name: str, key: str, weights: Mapping[str, Tensor] | None) -> tuple[Any, Any]:
-    from transformers import MODEL_MAPPING, AutoConfig, AutoTokenizer
-
-    if not (folder / "config.json").exists():
-        raise ConfigError(f"{key}: {name} has no config.json; it holds {sorted(p.name for p in folder.iterdir())}")
-    if not any((folder / file).exists() for file in _VOCABULARY_FILES):
-        raise ConfigError(f"{key}: {name} has no tokenizer: one of {', '.join(_VOCABULARY_FILES)} is needed")
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model_class: Any = MODEL_MAPPING[type(config)]
-    except (ValueError, KeyError, OSError) as error:
-        raise ConfigError(f"{key}: {name} cannot be read as a Hugging Face model ({_one_line(error)})") from error
-    if not hasattr(config, "hidden_size") or getattr(config, "is_encoder_decoder", False):
-        raise ConfigError(f"{key}: {name} is a {config.model_type} model, expected a text encoder such as BERT")
-    options = {"add_pooling_layer": False} if "add_pooling_layer" in _arguments(model_class) else {}
-    if weights is not None:
-        model = model_class(config, **options)
-        result = model.load_state_dict(weights, strict=False)
-        _check_keys(name, model, result.missing_keys, result.unexpected_keys)
-        return model, tokenizer
-    try:
-        model, info = model_class.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True, **options
-        )
-    except (ValueError, RuntimeError, OSError) as error:
-        raise DataError(f"{name}: the weights cannot be loaded ({_one_line(error)})") from error
-    _check_keys(name, model, info["missing_keys"], info["unexpected_keys"])
-    return model, tokenizer
-
-
-def _check_keys(name: str, model: nn.Module, missing: Sequence[str], unexpected: Sequence[str]) -> None:
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    left_over = sorted(key for key in unexpected if not key.removeprefix(prefix).startswith(LEFT_OUT))
-    absent = sorted(missing)
-    if absent or left_over:
-        raise DataError(f"{name}: weights do not fit the text encoder: missing {absent}, left over {left_over}")
-
-
 def read_small_files(folder: Path) -> dict[str, bytes]:
     """Configuration and tokenizer files of a model's folder, by name."""
     names = ("config.json", *TOKENIZER_FILES)
     return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
 
 
-def _longest_text(config: object) -> int:
-    positions = int(getattr(config, "max_position_embeddings", 1 << 20))
-    # RoBERTa's family numbers positions from pad_token_id + 1.
-    is_roberta = "roberta" in str(getattr(config, "model_type", "")) or getattr(config, "model_type", "") == "mpnet"
-    return positions - int(getattr(config, "pad_token_id", None) or 0) - 1 if is_roberta else positions
+def _check_settings(settings: TextEncoderSettings, config: Any, key: str) -> None:
+    """ConfigError that names every setting which does not fit the model, before weights are read."""
+    clip, name, problems = is_clip(config), settings.name, []
+    if clip and settings.pooling != "eos":
+        # Attention is causal: the first token has seen no word, and only the last was trained to stand for the text.
+        problems.append(
+            f"{_beside(key, 'pooling')}: {name} is a CLIP model, whose vector of a text is that of its end-of-text "
+            f"token: expected eos, got {settings.pooling}"
+        )
+    if not clip and settings.pooling == "eos":
+        problems.append(
+            f"{_beside(key, 'pooling')}: eos is CLIP's, {name} is a {config.model_type} model: expected mean or cls"
+        )
+    longest = longest_text(clip_text_config(config) if clip else config)
+    if settings.max_tokens > longest:
+        problems.append(
+            f"{_beside(key, 'max_tokens')}: {name} reads at most {longest} tokens, got {settings.max_tokens}"
+        )
+    if problems:
+        raise ConfigError("; ".join(problems))
 
 
-def _arguments(model_class: type) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(model_class.__init__).parameters  # type: ignore[misc]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:400] or type(error).__name__
+def _beside(key: str, field: str) -> str:
+    """The dotted key of the setting `field` beside that of the encoder's name, or that of the encoder itself."""
+    section, _, last = key.rpartition(".")
+    return f"{section}.{field}".lstrip(".") if last == "name" else key
 
 
 @contextmanager

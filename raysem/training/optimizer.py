@@ -84,7 +84,7 @@ class WeightUpdates:
 def build_optimizer(
     model: nn.Module, settings: TrainingSettings, layer_depths: Mapping[str, int] | None = None
 ) -> torch.optim.Optimizer:
-    """Adam or AdamW over the trained parameters; weight decay spares vectors and scalars.
+    """Adam, AdamW or SGD over the trained parameters; weight decay spares vectors and scalars.
 
     With `layer_decay` below 1 each layer has groups of its own, whose learning rate is to be multiplied by the group's
     "scale", layer_decay ** (num_layers - depth): BEiT's layer-wise decay, in which the last layer, as a rule the head,
@@ -103,18 +103,19 @@ def build_optimizer(
         if parameter.requires_grad:
             groups.setdefault((depths[name], parameter.ndim <= 1), []).append(parameter)
     num_layers = max(depths.values(), default=0)
+    described: list[dict[str, Any]] = [
+        {
+            "params": groups[depth, spared],
+            "weight_decay": 0.0 if spared else settings.weight_decay,
+            "scale": settings.layer_decay ** (num_layers - depth),
+        }
+        for depth, spared in sorted(groups)
+    ]
+    if settings.optimizer == "sgd":
+        momentum = settings.momentum
+        return torch.optim.SGD(described, lr=settings.learning_rate, momentum=momentum, nesterov=momentum > 0)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(
-        [
-            {
-                "params": groups[depth, spared],
-                "weight_decay": 0.0 if spared else settings.weight_decay,
-                "scale": settings.layer_decay ** (num_layers - depth),
-            }
-            for depth, spared in sorted(groups)
-        ],
-        lr=settings.learning_rate,
-    )
+    return kind(described, lr=settings.learning_rate)
 
 
 def _depths(model: nn.Module, settings: TrainingSettings, layer_depths: Mapping[str, int] | None) -> Mapping[str, int]:

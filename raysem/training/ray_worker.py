@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -105,7 +108,8 @@ def run_training(spec: Trainable, workers: WorkerSettings) -> TrainingResult:
         ),
     )
     try:
-        result = trainer.fit()
+        with _own_interrupt():
+            result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _own_error(error, spec) from error
     returned = result.return_value  # type: ignore[attr-defined] # of Train V2, which the stubs do not know
@@ -114,6 +118,19 @@ def run_training(spec: Trainable, workers: WorkerSettings) -> TrainingResult:
     assert isinstance(returned, TrainingResult)
     storage.delete(records)
     return returned
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Afterwards Ctrl-C is the caller's again: Ray Train's own handler, set for the length of a fit, would stay."""
+    if threading.current_thread() is not threading.main_thread():  # there Ray sets none
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _train_worker(config: dict[str, Any]) -> TrainingResult | RaysemError:

@@ -1,11 +1,11 @@
-"""The learning rate of each step: warm-up, then constant, linear, cosine or on a plateau of the held-out metric."""
+"""The learning rate of each step: warm-up, then constant, linear, cosine, exponential or on a plateau."""
 
 from __future__ import annotations
 
 import math
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
 from raysem.config import Settings
 
@@ -13,7 +13,8 @@ from raysem.config import Settings
 class ScheduleSettings(Settings):
     """Warm-up and what follows it."""
 
-    kind: Literal["constant", "linear", "cosine", "plateau"] = "constant"
+    kind: Literal["constant", "linear", "cosine", "plateau", "exponential"] = "constant"
+    """`plateau` is one of the held-out metric."""
     warmup_steps: NonNegativeInt = 0
     """The learning rate rises linearly to its full value over these steps."""
     final_factor: float = Field(0.0, ge=0, le=1)
@@ -24,6 +25,19 @@ class ScheduleSettings(Settings):
     """Plateau: evaluations without a better held-out metric before the learning rate is multiplied by the factor."""
     minimum_factor: float = Field(1e-4, ge=0, le=1)
     """Plateau: never below this share of the learning rate (CLAP: 1e-8 of 1e-4)."""
+    gamma: float = Field(0.96, gt=0, le=1)
+    steps_per_decay: PositiveInt = 100
+    """Exponential: after each so many steps, as a rule those of an epoch, the learning rate is multiplied by gamma."""
+
+    @model_serializer(mode="wrap")
+    def _silent_without_decay(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out what only `exponential` reads and nobody has set: runs of before may be gone on with."""
+        content: dict[str, Any] = handler(self)
+        if self.kind == "exponential":
+            return content
+        fields = type(self).model_fields
+        unset = [name for name in ("gamma", "steps_per_decay") if getattr(self, name) == fields[name].default]
+        return {name: value for name, value in content.items() if name not in unset}
 
 
 class Schedule:
@@ -45,6 +59,8 @@ class Schedule:
         if self._settings.kind == "cosine":
             done = (step - warmup) / max(1, self._num_steps - warmup)
             return left + (1 - left) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+        if self._settings.kind == "exponential":
+            return self._settings.gamma ** ((step - warmup) // self._settings.steps_per_decay)
         return self._reduced
 
     def observe(self, metric: float) -> None:

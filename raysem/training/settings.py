@@ -20,7 +20,9 @@ class TrainingSettings(Settings):
     """A step's batch is cut into as many parts, one after the other in memory. Each part is a contrastive batch of
     its own, with batch_size / accumulation - 1 negatives per pair: this is not the loss of the whole batch."""
     learning_rate: float = Field(1e-4, gt=0)
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Of sgd: Nesterov's; 0: none."""
     weight_decay: float = Field(0.0, ge=0)
     """Not on biases, norms and the logit scale. Decoupled from the learning rate's gradient with adamw only."""
     layer_decay: float = Field(1.0, gt=0, le=1)
@@ -39,9 +41,9 @@ class TrainingSettings(Settings):
     """Batch normalisation over all ranks, so that the result does not depend on their number."""
     evaluate_every_steps: PositiveInt = 100
     held_out_pairs: PositiveInt = 1024
-    selection_metric: Literal["held_out_loss", "recall_at_1", "map", "omap"] = "held_out_loss"
+    selection_metric: Literal["held_out_loss", "recall_at_1", "map", "omap", "accuracy"] = "held_out_loss"
     """By which held-out metric the best step is chosen and a plateau is seen: the first two where pairs are trained on,
-    the mean average precisions where tags are."""
+    the mean average precisions where tags are, accuracy where classes are."""
     keep: Literal["best", "last"] = "best"
     """Which step becomes the final model."""
     checkpoint_every_steps: PositiveInt = 100
@@ -76,4 +78,6 @@ class TrainingSettings(Settings):
             "compile", "keep_checkpoints", "keep_checkpoints_when_done", "checkpoint_every_steps", "log_every_steps",
             "tensorboard", "cache_mib", "text_cache_mib", "loader_threads", "prefetch_batches", "torch_threads",
         }  # fmt: skip
+        if self.optimizer != "sgd":
+            how.add("momentum")
         return self.model_dump(mode="json", exclude=how)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
-from raysem.audio.augment import AugmentSettings, augment
+from raysem.audio.augment import AugmentSettings, augment, augment_time
 from raysem.audio.crops import train_crop
 from raysem.audio.mixup import mix_waveforms, mixup_ratio
 from raysem.config import Settings
@@ -30,7 +30,7 @@ class MixupSettings(Settings):
 
 @dataclass(frozen=True)
 class TaggedCrops:
-    """A crop with labels, fixed by (seed, epoch, clip_id): its offset, gain and shift, whether it is mixed, and how.
+    """A crop with labels, fixed by (seed, epoch, clip_id): its offset, its augmentation, whether it is mixed, and how.
 
     The other clip of a mixture is drawn from the table in memory, or from the row group at hand, each clip as likely.
     """
@@ -57,10 +57,10 @@ class TaggedCrops:
         return Example(mixed_T, mixed, clip_id, (*found.replaced, *other.replaced), num_clips=2)
 
     def _crop(self, found: UsableClip, epoch: int) -> np.ndarray:
-        clip_id = found.clip.clip_id
-        crop_T = train_crop(found.samples_T, self.crop_samples, seed=self.seed, epoch=epoch, clip_id=clip_id)
-        rate = self.clips.sample_rate
-        return augment(crop_T, self.augmentation, rate, seed=self.seed, epoch=epoch, clip_id=clip_id)
+        seed, clip_id, how = self.seed, found.clip.clip_id, self.augmentation
+        clip_T = augment_time(found.samples_T, how, seed=seed, epoch=epoch, clip_id=clip_id)
+        crop_T = train_crop(clip_T, self.crop_samples, seed=seed, epoch=epoch, clip_id=clip_id, fill=how.pad)
+        return augment(crop_T, how, self.clips.sample_rate, seed=seed, epoch=epoch, clip_id=clip_id)
 
 
 def mixed_labels(one: Mapping[str, float], other: Mapping[str, float], ratio: float) -> dict[str, float]:

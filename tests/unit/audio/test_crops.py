@@ -59,6 +59,23 @@ def test_a_short_clip_stands_whole_among_zeros_at_a_random_offset() -> None:
     assert max(offsets) <= 20
 
 
+def test_a_short_clip_can_stand_between_copies_of_its_first_and_last_sample() -> None:
+    for epoch in range(30):
+        zeros, edges = (train_crop(CLIP_T, 120, seed=0, epoch=epoch, clip_id="a", fill=f) for f in ("zero", "edge"))
+        offset = int(np.flatnonzero(zeros)[0])
+        np.testing.assert_array_equal(edges, np.pad(CLIP_T, (offset, 20 - offset), mode="edge"))
+        assert edges.dtype == CLIP_T.dtype
+
+
+def test_what_fills_a_crop_changes_neither_longer_clips_nor_the_default() -> None:
+    for epoch in range(30):
+        for num_samples in (30, 100, 120):
+            default = train_crop(CLIP_T, num_samples, seed=0, epoch=epoch, clip_id="a")
+            fill = "zero" if num_samples > 100 else "edge"
+            filled = train_crop(CLIP_T, num_samples, seed=0, epoch=epoch, clip_id="a", fill=fill)
+            np.testing.assert_array_equal(default, filled)
+
+
 def test_even_crops_reach_from_start_to_end() -> None:
     crops = even_crops(CLIP_T, 40, 4)
     np.testing.assert_array_equal(crops[:, 0], [1, 21, 41, 61])

@@ -67,7 +67,7 @@ def test_two_classes_with_one_prompt_share_their_clips():
     text = np.array([[1.0, 2, 3], [1, 2, 3], [-1, 0, 0]])
     result = evaluate(np.array([[1.0, 2, 2.5]] * 4), ["dog", "dog", "rain", "sea_waves"], text)
     assert result.correct_A.tolist() == [0.5, 0.5, 0.5, 0]
-    assert np.isnan(evaluate(np.eye(3)[:1], ["dog"]).confusion_KK).sum() == 0
+    assert np.isnan(evaluate(np.eye(3)[:1], ["dog"]).confusions.counts_KK).sum() == 0
 
 
 def test_a_class_without_clips_has_no_accuracy_in_the_summary():

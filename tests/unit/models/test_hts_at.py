@@ -5,7 +5,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from raysem.models.encoder import SpectrogramNetwork
 from raysem.models.hts_at import HtsAt, HtsAtSettings
+from raysem.models.registry import encoder_design
 
 
 def hts_at(**changes: object) -> HtsAt:
@@ -59,6 +61,50 @@ def test_the_embedding_is_the_mean_of_the_map_and_the_logits_that_of_each_column
     torch.testing.assert_close(encoded.embedding_BW, encoded.map_BWFN.mean(dim=(2, 3)))
     assert columns_BKN.shape == (2, 5, 32)
     torch.testing.assert_close(logits_BK, columns_BKN.mean(dim=2))
+
+
+@pytest.mark.parametrize(("name", "num_frames"), [("hts_at", 1001), ("hts_at_tiny", 250)])
+def test_the_image_is_the_norm_of_the_last_hidden_state_value_for_value(name: str, num_frames: int):
+    settings = encoder_design(name).network
+    assert isinstance(settings, HtsAtSettings)
+    torch.manual_seed(0)
+    network = HtsAt(settings).eval()
+    norm = network.base.audio_encoder.norm
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+        norm.bias.normal_()
+        spectrogram_BNF = 5 * torch.randn(2, num_frames, 64, generator=torch.Generator().manual_seed(1))
+        map_BWFN = network.encode(spectrogram_BNF).map_BWFN
+        repeated_BNF = spectrogram_BNF.repeat(1, settings.max_frames // num_frames, 1)
+        output = network.base(input_features=repeated_BNF.unsqueeze(1), output_hidden_states=True)
+        expected_BWFN = norm(output.hidden_states[-1].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        image_BWFN = network.image(map_BWFN)
+    assert image_BWFN.shape == (2, settings.embedding_width, 8, 8)
+    assert map_BWFN.shape == (2, settings.embedding_width, 8 // settings.folds, 8 * settings.folds)
+    assert torch.equal(image_BWFN, expected_BWFN)
+    assert len(torch.unique(image_BWFN[0, 0])) == 64  # no two places are alike: the order is tested too
+
+
+def test_the_image_has_the_spans_of_time_above_each_other():
+    """Of 2 rows and 32 columns, span s of 8 columns becomes rows 2s and 2s + 1."""
+    network = hts_at(depths=(1, 1, 1))
+    row_F, column_N = torch.arange(2), torch.arange(32)
+    map_BWFN = (100 * row_F[:, None] + column_N).expand(1, 32, 2, 32)
+    image_BWFN = network.image(map_BWFN)
+    for span in range(4):
+        for row in range(2):
+            expected_N = 100 * row + torch.arange(8 * span, 8 * span + 8)
+            assert torch.equal(image_BWFN[0, 5, 2 * span + row], expected_N)
+
+
+def test_the_image_of_another_map_is_refused():
+    with pytest.raises(ValueError, match=r"expected a map of \(32, 2, 32\) for each clip, got \(1, 32, 8, 8\)"):
+        hts_at(depths=(1, 1, 1)).image(torch.ones(1, 32, 8, 8))
+
+
+def test_a_network_that_folds_nothing_gives_its_map_as_the_image():
+    map_BWFN = torch.ones(1, 3, 2, 5)
+    assert SpectrogramNetwork().image(map_BWFN) is map_BWFN
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,21 @@ def test_more_tokens_than_the_encoder_has_positions_are_refused(folder: Path):
         encoder(folder, max_tokens=41)
 
 
+def test_the_end_of_text_is_clips_alone(folder: Path):
+    with pytest.raises(ConfigError, match=r"^text.pooling: eos is CLIP's, .* is a (ro)?bert(a)? model: expected mean"):
+        encoder(folder, pooling="eos")
+
+
+def test_every_setting_that_does_not_fit_is_named_at_once(bert_folder: Path):
+    settings = TextEncoderSettings(name=str(bert_folder), pooling="eos", max_tokens=41)
+    with pytest.raises(
+        ConfigError, match=r"^model.text.pooling: .*; model.text.max_tokens: .* at most 40 tokens, got 41$"
+    ):
+        TextEncoder(settings, key="model.text.name")
+    with pytest.raises(ConfigError, match=r"^teacher.text_encoder: eos .*; teacher.text_encoder: .* at most 40"):
+        TextEncoder(settings, key="teacher.text_encoder")
+
+
 def test_the_longest_text_fits_the_positions(folder: Path):
     model = encoder(folder, max_tokens=40)
     assert torch.isfinite(model(model.tokenize(["dog " * 90]))).all()
@@ -148,3 +163,25 @@ def test_a_model_that_is_no_text_encoder_is_refused(tmp_path: Path, bert_folder:
     T5Config().save_pretrained(tmp_path / "m")
     with pytest.raises(ConfigError, match="is a t5 model, expected a text encoder"):
         encoder(tmp_path / "m")
+
+
+def test_a_model_that_reads_no_tokens_is_refused(tmp_path: Path, bert_folder: Path):
+    from transformers import CLIPVisionConfig
+
+    shutil.copytree(bert_folder, tmp_path / "m")
+    CLIPVisionConfig().save_pretrained(tmp_path / "m")
+    with pytest.raises(ConfigError, match="is a clip_vision_model model, expected a text encoder"):
+        encoder(tmp_path / "m")
+
+
+def test_a_configuration_that_contradicts_itself_is_one_line(tmp_path: Path, bert_folder: Path):
+    shutil.copytree(bert_folder, tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "clip_text_model", "hidden_size": "wide"}')
+    with pytest.raises(ConfigError, match=r"^text.name: .* cannot be read as a Hugging Face model \(.*hidden_size"):
+        encoder(tmp_path / "m")
+
+
+def test_given_weights_of_another_shape_are_an_error(bert_folder: Path):
+    weights = encoder(bert_folder).base.state_dict() | {"encoder.layer.0.output.dense.bias": torch.zeros(3)}
+    with pytest.raises(DataError, match=r"weights cannot be loaded .*encoder.layer.0.output.dense.bias"):
+        TextEncoder(TextEncoderSettings(name=str(bert_folder), max_tokens=30), weights=weights)

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tiny_training import StopAt, TinyNetwork, run_tiny, tiny_settings, write_data
 from torch import nn
 
 from raysem.errors import ConfigError
@@ -138,3 +142,97 @@ def test_layers_that_do_not_fit_the_model_are_named():
     fewer = {name: depth for name, depth in LAYERS.items() if name != "1.bias"}
     with pytest.raises(ValueError, match=r"no layer for \['1.bias'\], no parameter of the name \['head'\]"):
         build_optimizer(three_layers(), settings, fewer | {"head": 4})
+
+
+def sgd(**changes: Any) -> TrainingSettings:
+    defaults: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.01, "gradient_clip": None}
+    return TrainingSettings(**(defaults | changes))
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.5, 0.0])
+def test_sgd_is_that_of_torch_with_nesterov_momentum_and_exponential_decay(momentum: float):
+    ours, theirs = (nn.Sequential(nn.Linear(2, 3, bias=False), nn.Tanh(), nn.Linear(3, 1, bias=False)) for _ in "12")
+    theirs.load_state_dict(ours.state_dict())
+    schedule = ScheduleSettings(kind="exponential", gamma=0.5, steps_per_decay=4)
+    updates = WeightUpdates(ours, sgd(weight_decay=0.1, momentum=momentum, schedule=schedule), CPU)
+    reference = torch.optim.SGD(
+        theirs.parameters(), lr=0.01, momentum=momentum, nesterov=momentum > 0, weight_decay=0.1
+    )
+    decay = torch.optim.lr_scheduler.ExponentialLR(reference, 0.5)
+    for step in range(12):
+        run(updates, ours, range(step, step + 1))
+        reference.zero_grad()
+        theirs(torch.linspace(-1, 1, 8).reshape(4, 2) + step).square().sum().backward()
+        reference.step()
+        if step % 4 == 3:
+            decay.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_steps_of_sgd_written_out():
+    """v <- mu v + g, w <- w - rate (g + mu v), where g holds the decay of a matrix and not that of a vector."""
+    model = nn.Linear(1, 1, dtype=torch.float64)
+    nn.init.constant_(model.weight, 2.0)
+    nn.init.constant_(model.bias, 1.0)
+    updates = WeightUpdates(model, sgd(momentum=0.8, weight_decay=0.5, learning_rate=0.1), CPU)
+    weight, bias, speed_weight, speed_bias = 2.0, 1.0, 0.0, 0.0
+    for step in range(5):
+        updates.begin(step)
+        updates.backward(3 * model.weight.sum() + model.bias.square().sum())
+        updates.clip()
+        updates.apply()
+        gradient_weight, gradient_bias = 3 + 0.5 * weight, 2 * bias
+        speed_weight, speed_bias = 0.8 * speed_weight + gradient_weight, 0.8 * speed_bias + gradient_bias
+        weight -= 0.1 * (gradient_weight + 0.8 * speed_weight)
+        bias -= 0.1 * (gradient_bias + 0.8 * speed_bias)
+        assert (model.weight.item(), model.bias.item()) == (pytest.approx(weight), pytest.approx(bias))
+
+
+def test_sgd_has_the_rates_of_its_layers():
+    groups = build_optimizer(three_layers(), sgd(layer_decay=0.5), LAYERS).param_groups
+    assert [group["scale"] for group in groups] == [0.125, 0.125, 0.25, 0.25, 1.0, 1.0]
+    assert {(group["momentum"], group["nesterov"]) for group in groups} == {(0.9, True)}
+
+
+@pytest.mark.parametrize("stop_at_step", [1, 5, 8])
+def test_a_run_with_sgd_that_was_killed_and_started_again_equals_the_uninterrupted_one(
+    tmp_path: Path, stop_at_step: int
+):
+    data = write_data(tmp_path / "data")
+    schedule = ScheduleSettings(kind="exponential", gamma=0.8, steps_per_decay=3, warmup_steps=1)
+    settings = tiny_settings(optimizer="sgd", learning_rate=0.05, weight_decay=5e-4, schedule=schedule)
+
+    def trained(name: str, wrap: Callable[[Any], Any] = lambda objective: objective) -> dict[str, torch.Tensor]:
+        model, _ = run_tiny(tmp_path / name, data=data, settings=settings, wrap_objective=wrap)
+        return model.state_dict()
+
+    whole = trained("whole")
+    with pytest.raises(KeyboardInterrupt):
+        trained("killed", lambda objective: StopAt(objective, stop_at_step))
+    resumed = trained("killed")
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+    assert not torch.equal(whole["hidden.weight"], TinyNetwork().hidden.weight)
+
+
+def test_momentum_counts_where_sgd_reads_it_and_nowhere_else():
+    adam, other = TrainingSettings(), TrainingSettings(momentum=0.5)
+    assert adam.what_counts() == other.what_counts()
+    assert "momentum" not in adam.what_counts()
+    assert sgd().what_counts()["momentum"] == 0.9
+    assert sgd().what_counts() != sgd(momentum=0.5).what_counts()
+
+
+def test_what_counts_of_a_run_without_sgd_is_what_it_was():
+    """Word for word as in the checkpoints of runs made before there was momentum; another content refuses a resume."""
+    assert TrainingSettings(steps=5, schedule=ScheduleSettings(kind="cosine")).what_counts() == {
+        "steps": 5, "batch_size": 128, "accumulation": 1, "learning_rate": 0.0001, "optimizer": "adam",
+        "weight_decay": 0.0, "layer_decay": 1.0,
+        "schedule": {
+            "kind": "cosine", "warmup_steps": 0, "final_factor": 0.0, "plateau_factor": 0.1, "plateau_patience": 10,
+            "minimum_factor": 0.0001,
+        },
+        "weight_average": None, "gradient_clip": 5.0, "precision": "fp32", "sync_batch_norm": True,
+        "evaluate_every_steps": 100, "held_out_pairs": 1024, "selection_metric": "held_out_loss", "keep": "best",
+        "max_unusable_share": 0.05, "table_memory_mib": 512,
+    }  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_tagging import SAMPLE_RATE, labels_of, tagged_loader, tiny_classes, write_tagged
 
-from raysem.audio.augment import AugmentSettings, augment
+from raysem.audio.augment import AUDIOCLIP_AUGMENTATION, AugmentSettings, augment, augment_time
 from raysem.audio.crops import train_crop
 from raysem.audio.mixup import mixup_ratio
 from raysem.training.clips import ClipLoader
@@ -136,6 +136,36 @@ def test_with_probability_zero_an_example_is_its_augmented_crop_with_whole_label
         assert example.texts == dict.fromkeys(labels_of(row), 1.0)
         assert example.crop_T.dtype == np.float32
     assert MixupSettings().probability == 0
+
+
+def test_a_crop_is_taken_from_the_reversed_and_scaled_clip_and_gets_its_noise_afterwards(file: str):
+    clips = tagged_loader(file)
+    all_on = AUDIOCLIP_AUGMENTATION.model_copy(update={"gain_db": (-6.0, 6.0), "noise_probability": 1.0})
+    padded = 0
+    for row in range(NUM_CLIPS):
+        clip, samples_T = clips.row_and_waveform(0, row)
+        assert isinstance(samples_T, np.ndarray)
+        drawn: dict[str, Any] = {"seed": SEED, "epoch": 3, "clip_id": clip.clip_id}
+        scaled_T = augment_time(samples_T, all_on, **drawn)
+        expected_T = augment(train_crop(scaled_T, CROP_SAMPLES, fill="edge", **drawn), all_on, SAMPLE_RATE, **drawn)
+        assert np.array_equal(crops(clips, 0.0, augmentation=all_on).example(0, row, 3).crop_T, expected_T)
+        padded += len(scaled_T) < CROP_SAMPLES
+    assert 0 < padded < NUM_CLIPS
+
+
+def test_without_augmentation_an_example_is_the_bare_crop_padded_with_zeros(file: str):
+    clips = tagged_loader(file)
+    short = 0
+    for row in range(NUM_CLIPS):
+        clip, samples_T = clips.row_and_waveform(0, row)
+        assert isinstance(samples_T, np.ndarray)
+        bare_T = train_crop(samples_T, CROP_SAMPLES, seed=SEED, epoch=4, clip_id=clip.clip_id)
+        crop_T = crops(clips, 0.0, augmentation=AugmentSettings()).example(0, row, 4).crop_T
+        assert crop_T.tobytes() == bare_T.tobytes()
+        if len(samples_T) < CROP_SAMPLES:
+            short += 1
+            assert np.count_nonzero(crop_T) <= len(samples_T)
+    assert short > 0
 
 
 def test_with_probability_one_every_example_is_the_arithmetic_on_two_crops_and_their_labels(file: str):
