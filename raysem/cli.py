@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from raysem import config, logs, storage
+from raysem.cli_classify import classify
 from raysem.cli_listen import listen_app
 from raysem.cli_tag import tag
 from raysem.errors import RaysemError, UserError
@@ -27,6 +28,7 @@ text_app = typer.Typer(no_args_is_help=True, help="Look at the texts of classes.
 app.add_typer(text_app, name="text")
 app.add_typer(listen_app, name="listen")
 app.command()(tag)
+app.command()(classify)
 
 OntologyOption = Annotated[
     str, typer.Option("--ontology", help="ontology.json or its folder (default: $RAYSEM_ONTOLOGY)", show_default=False)

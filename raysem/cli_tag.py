@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from raysem.cli_files import print_answers
 from raysem.errors import UserError
-
-if TYPE_CHECKING:
-    from raysem.runs.clip_tags import TagSettings
 
 
 def tag(
@@ -42,7 +39,7 @@ def tag(
     reads the tags.
     """
     from raysem.config import build
-    from raysem.runs.clip_tags import TagSettings
+    from raysem.runs.clip_tags import FileTagger, TagSettings
     from raysem.runs.found_tagger import find_tagger
 
     if bool(files) == (clips is not None):
@@ -54,7 +51,7 @@ def tag(
     settings = build(TagSettings, {"num_tags": top, "threshold": threshold, "num_crops": crops}, "tag")
     location = find_tagger(model, name)
     if files:
-        _tag_files(location, files, settings, as_json)
+        print_answers(FileTagger(location, settings).tag(files), len(files), as_json=as_json)
         return
 
     from raysem.runs.cluster import ClusterSettings
@@ -69,29 +66,3 @@ def tag(
         max_failed_share=max_failed_share,
     )
     print(json.dumps(found.to_json(), indent=2) if as_json else describe(found))
-
-
-def _tag_files(location: str, files: list[str], settings: TagSettings, as_json: bool) -> None:
-    """Print the tags of each file as soon as they are known.
-
-    Raises:
-        UserError: no file can be used.
-        Exit: some cannot; status 1.
-    """
-    from raysem.runs.clip_tags import FileTagger, describe
-
-    unusable = []
-    for found in FileTagger(location, settings).tag(files):
-        if found.error is not None:
-            unusable.append(found)
-        if as_json:
-            print(json.dumps(found.to_json(), ensure_ascii=False), flush=True)
-        elif found.error is None:
-            print(describe(found), flush=True)
-        elif len(files) > 1:  # the reason of a single file is the message below
-            print(f"raysem: {found.file}: {found.error}", file=sys.stderr)
-    if len(unusable) == len(files):
-        one = f"{unusable[0].file}: {unusable[0].error}"
-        raise UserError(one if len(files) == 1 else f"none of the {len(files)} files can be used")
-    if unusable:
-        raise typer.Exit(1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from raysem.audio.spec_mask import mask_spectrogram
 from raysem.config import plain
 from raysem.models.clap import weights_digest
-from raysem.models.classifier_settings import ClassifierSettings
+from raysem.models.classifier_settings import ClassifierSettings, check_labels
 from raysem.models.encoder import EncodedAudio, WaveformEncoder
 from raysem.models.encoder_start import copy_weights, published_encoder, with_front_end_of
 from raysem.models.protocol import by_length, checked_waveforms, exact_evaluation
@@ -45,8 +45,7 @@ class Classifier(nn.Module):
 
     def __init__(self, settings: ClassifierSettings, labels: Sequence[str], *, text_encoder: TextEncoder | None = None):
         super().__init__()
-        if len(labels) < 2 or len(set(labels)) != len(labels):
-            raise ValueError(f"expected at least 2 different labels, got {list(labels)[:10]}")
+        check_labels(labels)
         self.settings = settings = settings.resolved()
         self.labels = tuple(labels)
         self.encoder: WaveformEncoder = assembled(settings.design)
@@ -60,7 +59,10 @@ class Classifier(nn.Module):
             return
         width = settings.shared_width
         self.similarity = build_similarity(settings.similarity, self.encoder.embedding_width, width)
-        self.text_encoder = text_encoder if text_encoder is not None else TextEncoder(settings.text)
+        if text_encoder is None:
+            with torch.random.fork_rng(devices=[]):  # transformers may draw; what follows depends on the seed alone
+                text_encoder = TextEncoder(settings.text)
+        self.text_encoder = text_encoder
         if self.text_encoder.width != width:
             self.text_projection = nn.Linear(self.text_encoder.width, width)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(settings.initial_scale)))
@@ -113,11 +115,13 @@ class Classifier(nn.Module):
 
     def encode_text_features(self, text_QV: Tensor) -> Tensor:
         """text_QC from features of the text encoder: those of a frozen one can be kept."""
+        self._check_reads_text()
         text_QV = text_QV.to(self.device)
         return (text_QV if self.text_projection is None else self.text_projection(text_QV)).float()
 
     def scale(self) -> Tensor:
         """The factor of the cosines."""
+        self._check_reads_text()
         return self.logit_scale.clamp(0.0, self._max_log_scale).exp()
 
     @torch.no_grad()
@@ -132,6 +136,8 @@ class Classifier(nn.Module):
         Raises:
             ConfigError: two labels have a prompt in common; the message begins with `key`.
         """
+        if isinstance(labels, str):
+            raise ValueError(f"expected a list of labels, got {labels!r}")
         words = [self.settings.label_words.get(label, label) for label in labels]
         return label_prompts(words, self.settings.prompts.templates, key=key)
 
@@ -139,11 +145,10 @@ class Classifier(nn.Module):
 
     def embed_labels(self, labels: Sequence[str], *, key: str = "labels") -> np.ndarray:
         """Unit vectors (K, C), float32, of any labels: each the mean of the unit vectors of its prompts."""
-        prompts = self.prompts(labels, key=key)
+        encoder, prompts = self._text_tower, self.prompts(labels, key=key)
         texts = [text for row in prompts for text in row]
         text_QC = torch.empty(len(texts), self.settings.shared_width)
         with exact_evaluation(self):
-            encoder = self._text_tower
             for places in by_length(texts, 1):  # on its own: padding and company would change a vector's last bits
                 text_QC[places] = self.encode_text(encoder.tokenize([texts[place] for place in places])).cpu()
             text_KC = F.normalize(ensemble_mean(text_QC.unflatten(0, (len(prompts), -1))), dim=-1)
@@ -158,11 +163,14 @@ class Classifier(nn.Module):
         waveform_BT = checked_waveforms(waveforms_BT)
         if (text_KC is None) == self.reads_text:
             raise ValueError("vectors of labels are needed where, and only where, the classifier reads text")
+        width = self.settings.shared_width
+        if text_KC is not None and (text_KC.ndim != 2 or text_KC.shape[1] != width):
+            raise ValueError(f"expected vectors of labels (K, {width}), got {text_KC.shape}")
         with exact_evaluation(self):
             audio_BC = self.encode_audio(waveform_BT)
             if text_KC is None:
                 return torch.softmax(audio_BC, dim=-1).cpu().numpy()
-            text = torch.from_numpy(np.asarray(text_KC, np.float32)).to(self.device)
+            text = torch.from_numpy(np.array(text_KC, np.float32)).to(self.device)
             return torch.softmax(self.scale() * F.normalize(audio_BC, dim=-1) @ text.T, dim=-1).cpu().numpy()
 
     def fingerprint(self) -> str:
@@ -175,9 +183,13 @@ class Classifier(nn.Module):
 
     @property
     def _text_tower(self) -> TextEncoder:
-        if self.text_encoder is None:
-            raise ValueError("the baseline reads no text")
+        self._check_reads_text()
+        assert self.text_encoder is not None
         return self.text_encoder
+
+    def _check_reads_text(self) -> None:
+        if not self.reads_text:
+            raise ValueError("the baseline reads no text")
 
     @property
     def _max_log_scale(self) -> float:

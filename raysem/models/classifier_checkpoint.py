@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from pydantic import field_validator
 
 from raysem import storage
 from raysem.config import Settings, build, plain
@@ -25,8 +26,8 @@ from raysem.models.checkpoint_folder import (
 )
 from raysem.models.clap import weights_digest
 from raysem.models.classifier import Classifier
-from raysem.models.classifier_settings import ClassifierSettings
-from raysem.models.stored_text import TEXT_PREFIX, read_text_encoder, write_text_encoder
+from raysem.models.classifier_settings import ClassifierSettings, check_labels
+from raysem.models.stored_text import TEXT_FOLDER, TEXT_PREFIX, read_text_encoder, write_text_encoder
 
 
 class ClassifierConfig(Settings):
@@ -37,6 +38,12 @@ class ClassifierConfig(Settings):
     labels: tuple[str, ...]
     weights_sha256: str
     extra: dict[str, Any]
+
+    @field_validator("labels")
+    @classmethod
+    def _differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        check_labels(labels)
+        return labels
 
 
 def save_classifier(folder: str, classifier: Classifier, extra: Mapping[str, Any] | None = None) -> None:
@@ -55,6 +62,8 @@ def save_classifier(folder: str, classifier: Classifier, extra: Mapping[str, Any
     storage.delete(storage.join(folder, CONFIG_FILE))
     if classifier.text_encoder is not None:
         write_text_encoder(folder, classifier.text_encoder, state)
+    else:
+        storage.delete(storage.join(folder, TEXT_FOLDER))  # of a classifier that was here before
     write_weights(storage.join(folder, WEIGHTS_FILE), state)
     storage.write_json(storage.join(folder, CONFIG_FILE), plain(config))
 
@@ -69,8 +78,8 @@ def load_classifier(location: str, device: str | torch.device = "cpu") -> Classi
     config = read_classifier_config(location)
     state = read_weights(storage.join(location, WEIGHTS_FILE))
     reads_text = config.settings.similarity is not None
-    text_encoder = read_text_encoder(location, config.settings.text) if reads_text else None
-    with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
+    with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU, those of the text encoder as well
+        text_encoder = read_text_encoder(location, config.settings.text) if reads_text else None
         classifier = Classifier(config.settings, config.labels, text_encoder=text_encoder)
     own = {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith(TEXT_PREFIX)}
     check_keys(state, own, location)

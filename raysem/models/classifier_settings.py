@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field, PositiveInt, model_validator
 
 from raysem.models.encoder_settings import EncoderSettings
@@ -38,3 +40,18 @@ class ClassifierSettings(EncoderSettings):
         if self.initial_scale > self.max_scale:
             raise ValueError(f"initial_scale {self.initial_scale:g} is above max_scale {self.max_scale:g}")
         return self
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> ClassifierSettings:
+        similarity = self.similarity
+        if similarity is not None and similarity.name == "seq_transf" and self.shared_width % similarity.num_heads:
+            raise ValueError(
+                f"similarity.num_heads {similarity.num_heads} does not divide shared_width {self.shared_width}"
+            )
+        return self
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """ValueError unless there are two labels at least, each once."""
+    if isinstance(labels, str) or len(labels) < 2 or len(set(labels)) != len(labels):
+        raise ValueError(f"expected at least 2 different labels, got {labels!r:.200}")

@@ -15,8 +15,9 @@ TEXT_PREFIX = "text_encoder.base."
 def write_text_encoder(folder: str, encoder: TextEncoder, state: dict[str, Tensor]) -> None:
     """Write `<folder>/text_encoder/`, and take the encoder's weights out of the state of the model that it is part of.
 
-    Each weight stands in one file.
+    Each weight stands in one file. What another encoder left there goes: a tokenizer is told by the files it finds.
     """
+    storage.delete(storage.join(folder, TEXT_FOLDER))
     text = {name.removeprefix(TEXT_PREFIX): state.pop(name) for name in list(state) if name.startswith(TEXT_PREFIX)}
     for name, content in encoder.files.items():
         storage.write_bytes(storage.join(folder, TEXT_FOLDER, name), content)

@@ -9,7 +9,9 @@ from typing import Any
 
 from raysem import config
 from raysem.errors import DataError
+from raysem.evaluation.classification import POOLED
 from raysem.metrics.bootstrap import Interval
+from raysem.reports.compared_folds import check_same_folds, is_cross_validation, tested_folds
 from raysem.reports.seed_intervals import ClipScores, over_seeds
 
 # Keys of a recipe that do not make a run another experiment.
@@ -42,14 +44,20 @@ def compare(
         summaries: contents of summary.json; the parts `evaluation` and, where there, `differences`, `seed` and
             `recipe` (the resolved one: runs without it are taken for one experiment).
         clip_scores: for each summary its sets' scores clip by clip; with them, each experiment of at least two runs
-            gets a table of its own for each set, with intervals over clips and seeds.
+            gets a table of its own for each set, with intervals over clips and seeds. A cross-validation has one set,
+            the clips of all its tested folds.
+
+    Raises:
+        DataError: a run did not come that far, or two cross-validations tested other folds or clips.
     """
     if not summaries:
         raise DataError("compare: no summary given")
     for number, summary in enumerate(summaries, start=1):
         if not summary.get("evaluation"):
             raise DataError(f"compare: summary {number} has no evaluation; the run did not come that far")
-    experiments = _experiments(summaries, clip_scores or [{}] * len(summaries))
+    clip_scores = clip_scores or [{}] * len(summaries)
+    check_same_folds(summaries, clip_scores)
+    experiments = _experiments(summaries, clip_scores)
     columns = _columns(summaries)
     head = ["experiment"] * (len(experiments) > 1) + ["model", "runs", *(name for name, _ in columns)]
     rows = []
@@ -59,6 +67,12 @@ def compare(
             cells = [_cell([read(summary, model) for summary in runs], name) for name, read in columns]
             rows.append([experiment.name] * (len(experiments) > 1) + [model, str(len(runs)), *cells])
     lines = [*_table(head, rows, num_texts=len(head) - len(columns) - 1), "", *_legend(experiments)]
+    folds = next((tested_folds(summary) for summary in summaries if is_cross_validation(summary)), None)
+    if folds is not None:
+        lines += [
+            "",
+            f"{POOLED.capitalize()}: {folds}, each clip scored once; the mean over folds weighs each the same.",
+        ]
     for experiment in experiments:
         lines += _interval_tables(experiment, named=len(experiments) > 1)
     return "\n".join(lines)
@@ -72,11 +86,14 @@ def _interval_tables(experiment: _Experiment, *, named: bool) -> list[str]:
     for set_name in experiment.clip_scores[0]:
         if not all(set_name in scores for scores in experiment.clip_scores):
             continue
-        rows = over_seeds(set_name, [scores[set_name] for scores in experiment.clip_scores], baselines=_BASELINES)
+        title, baselines = set_name, list(_BASELINES)
+        if is_cross_validation(experiment.summaries[0]):
+            title, baselines = POOLED, _baselines(experiment.summaries, POOLED)
+        rows = over_seeds(title, [scores[set_name] for scores in experiment.clip_scores], baselines=baselines)
         if not rows:
             continue
         baselines = list(rows[0].differences)
-        head = ["model", f"{set_name}, accuracy", "each seed", *(f"against {baseline}" for baseline in baselines)]
+        head = ["model", f"{title}, accuracy", "each seed", *(f"against {baseline}" for baseline in baselines)]
         cells = [
             [row.model, _with_interval(row.accuracy), " ".join(f"{100 * value:.1f}" for value in row.by_seed)]
             + [_with_interval(row.differences[baseline], signed=True) for baseline in baselines]
@@ -137,6 +154,15 @@ def _columns(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
             summary["evaluation"][model].get("retrieval", {}).get(set_name, {}).get(direction, {}).get(number)
         )
 
+    def classification(*keys: str) -> Any:
+        def read(summary: Mapping[str, Any], model: str) -> float | None:
+            found = summary["evaluation"][model].get("classification")
+            for key in keys if found else ():
+                found = found[key]
+            return found
+
+        return read
+
     def tagging(set_name: str, number: str) -> Any:
         return lambda summary, model: summary["evaluation"][model].get("tagging", {}).get(set_name, {}).get(number)
 
@@ -155,6 +181,13 @@ def _columns(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
             (f"{set_name}, against {baseline}", difference(set_name, baseline))
             for baseline in _baselines(summaries, set_name)
         ]
+    if any(is_cross_validation(summary) for summary in summaries):
+        columns.append((f"{POOLED}, accuracy", classification("pooled", "accuracy")))
+        columns += [
+            (f"{POOLED}, against {baseline}", difference(POOLED, baseline))
+            for baseline in _baselines(summaries, POOLED)
+        ]
+        columns.append(("mean over folds", classification("mean")))
     for set_name in _sets(summaries, "retrieval"):
         columns += [
             (f"{set_name}, {direction.replace('_', ' ')} {number}", retrieval(set_name, direction, number))

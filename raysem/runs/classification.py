@@ -46,7 +46,7 @@ class Classification:
 
     @cached_property
     def _before_report(self) -> list[Stage]:
-        listed = [*self._corpora.values(), self.labels]
+        listed = [*self._corpora.values(), self.labels, self._tested]
         for by_fold in (self.classifiers, self.scored):
             listed += [stage for stages in by_fold.values() for stage in stages.values()]
         return in_order([*listed, self.scores])
@@ -63,17 +63,26 @@ class Classification:
 
     @cached_property
     def labels(self) -> Stage:
-        """The labels, once every fold is known to have what it needs."""
-        folds, wanted = self.recipe.folds, self.recipe.labels
-        parts = {fold: self._parts_of(fold) for fold in folds.numbers}
+        """The labels of all folds."""
+        wanted = self.recipe.labels
+        parts = {fold: self._parts_of(fold) for fold in self.recipe.folds.numbers}
 
         def run(folder: storage.Location) -> dict[str, Any]:
             folders = {fold: [stage.folder(self.output) for stage in stages] for fold, stages in parts.items()}
-            return fold_labels.write(folder, folders, folds.tested, wanted)
+            return fold_labels.write(folder, folders, wanted)
 
-        content = {"labels": list(wanted), "tested": list(folds.tested)}
         inputs = [stage for stages in parts.values() for stage in stages]
-        return Stage(fold_labels.STAGE, run, settings=content, inputs=inputs, needs_cluster=False)
+        return Stage(fold_labels.STAGE, run, settings={"labels": list(wanted)}, inputs=inputs, needs_cluster=False)
+
+    @cached_property
+    def _tested(self) -> Stage:
+        """Nothing but the check of the folds that are tested; no other stage reads it."""
+        tested = self.recipe.folds.tested
+
+        def run(folder: storage.Location) -> dict[str, Any]:
+            return fold_labels.check_tested(self.labels.folder(self.output), tested)
+
+        return Stage(fold_labels.CHECK_STAGE, run, settings=list(tested), inputs=[self.labels], needs_cluster=False)
 
     @cached_property
     def classifiers(self) -> dict[str, dict[int, Stage]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
@@ -87,6 +87,12 @@ class ClassifierTrainingSettings(Settings):
     """In place of `training.steps`: times that each clip is seen. An exponential schedule then decays once in each."""
     training: TrainingSettings = TrainingSettings(selection_metric="accuracy")
 
+    @field_validator("training", mode="before")
+    @classmethod
+    def _is_chosen_by_accuracy(cls, training: Any) -> Any:
+        """A section `training` that does not say how to choose chooses as one that is left out."""
+        return {"selection_metric": "accuracy", **training} if isinstance(training, dict) else training
+
 
 class ClassificationEvaluationSettings(Settings):
     """How the final models are scored on the folds that they have not seen."""
@@ -121,6 +127,16 @@ class ClassificationRecipe(Settings):
     report: ClassificationReportSettings = ClassificationReportSettings()
     variants: dict[str, Overrides] = Field(default_factory=dict)
     """Classifiers by name, each a set of dotted `classifier.*` keys over this recipe; empty: one `classifier`."""
+
+    @field_validator("labels")
+    @classmethod
+    def _are_several(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        twice = next((label for place, label in enumerate(labels) if label in labels[:place]), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is named twice")
+        if len(labels) == 1:
+            raise ValueError(f"classification needs at least 2 labels, there is {labels[0]!r} alone")
+        return labels
 
     @field_validator("variants")
     @classmethod

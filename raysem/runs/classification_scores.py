@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from raysem import storage
 from raysem.curation.embeddings import read_embeddings
@@ -17,10 +18,12 @@ from raysem.evaluation.classification import (
     classification_differences,
     classification_result,
 )
-from raysem.evaluation.scored_folds import ScoredFold
+from raysem.evaluation.scored_folds import ScoredFold, pooled_folds
+from raysem.metrics.accuracy import top1_correct
 from raysem.runs import fold_labels
 
 STAGE = "evaluate/scores"
+CORRECT_FILE = "correct_folds.parquet"  # `final_scores.read_clip_scores` reads every correct_<set>.parquet
 
 
 def score(
@@ -32,14 +35,20 @@ def score(
     settings: ClassificationSettings,
     seed: int,
 ) -> dict[str, Any]:
-    """Measure every classifier over its folds and write `scores.json`.
+    """Measure every classifier over its folds and write `scores.json`, and `correct_folds.parquet`.
+
+    That table has `clip_id` and a column a classifier, right or wrong; the clips of all tested folds.
 
     Args:
         parts: by tested fold, the folders of its clips.
         scores: by classifier and fold, the folder of its probabilities.
+
+    Raises:
+        DataError: no clip of a fold could be used, or the classifiers could use different clips.
     """
     known = fold_labels.read(labels)
     found = {name: scored_folds(known, parts, by_fold) for name, by_fold in scores.items()}
+    _check_same_clips(found)
     content: dict[str, Any] = {"evaluation": {}, "differences": []}
     for name, folds in found.items():
         result = classification_result(folds, known, settings=settings, seed=seed)
@@ -48,6 +57,7 @@ def score(
         differences = classification_differences(found, [baseline], settings=settings, seed=seed)
         content["differences"] = [difference.to_json() for difference in differences]
     storage.write_json(storage.join(folder, "scores.json"), content)
+    storage.write_table(storage.join(folder, CORRECT_FILE), _correct(found))
     return {"headline": _headline(content)}
 
 
@@ -72,6 +82,22 @@ def scored_folds(
         target_A = np.array([place_of[label_of[clip_id]] for clip_id in clip_ids])
         found[fold] = ScoredFold(clip_ids, target_A, scores_AK, len(label_of) - len(clip_ids))
     return found
+
+
+def _check_same_clips(found: Mapping[str, Mapping[int, ScoredFold]]) -> None:
+    """DataError where two classifiers were scored on other clips of a fold."""
+    first_name, first = next(iter(found.items()))
+    for name, folds in found.items():
+        for fold, one in folds.items():
+            if set(one.clip_ids) != set(first[fold].clip_ids):
+                raise DataError(f"fold {fold}: {name} could use other clips than {first_name}")
+
+
+def _correct(found: Mapping[str, Mapping[int, ScoredFold]]) -> pa.Table:
+    """1, 0, or 1 / m where m labels tie, for each clip, a row, and classifier, a column."""
+    pooled = {name: pooled_folds(folds, name).sorted() for name, folds in found.items()}
+    columns: dict[str, Any] = {"clip_id": next(iter(pooled.values())).clip_ids}
+    return pa.table(columns | {name: top1_correct(one.scores_AK, one.target_A) for name, one in pooled.items()})
 
 
 def _headline(content: Mapping[str, Any]) -> list[str]:

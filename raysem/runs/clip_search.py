@@ -25,8 +25,9 @@ from raysem.errors import ClipError, DataError, UserError
 from raysem.ledger import Ledger
 from raysem.models.protocol import AudioTextModel
 from raysem.models.teacher import TeacherSource, load_teacher
+from raysem.runs.found_model import planned_stages
 from raysem.runs.roles import caption_shards, clip_shards
-from raysem.stages import DONE, PLAN
+from raysem.stages import DONE
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +65,7 @@ def search(output: storage.Location, query: str, k: int) -> list[dict[str, Any]]
 
 def _newest_embeddings(output: storage.Location) -> _Finished:
     """The embeddings of the run's present recipe if they are finished, else the newest of an earlier one."""
-    try:
-        plan = storage.read_json(storage.join(output, PLAN))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{output}: no {PLAN} there; not the output of a run") from None
-    except ValueError:
-        raise UserError(f"{output}: {PLAN} is not readable") from None
-    planned = {stage["name"]: stage["digest"] for stage in plan["stages"]}
+    planned = planned_stages(output)
     finished = _finished(output, EMBED_STAGE)
     for stage in finished:
         if storage.name_of(stage.folder) == planned.get(EMBED_STAGE):

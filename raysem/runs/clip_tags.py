@@ -1,6 +1,6 @@
-"""A tagger's tags for audio files: decoded, cut, scored and ranked in this process, one file after the other."""
+"""A tagger's tags for audio files: the best of its classes, with their parents in the ontology."""
 
-# Shapes: N clips, K classes, T samples, C crops of one clip.
+# Shapes: N clips, K classes.
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from pydantic import Field, PositiveInt
 
 from raysem import storage
-from raysem.audio.crops import even_crops
-from raysem.audio.load import AudioSettings, load_clip
+from raysem.audio.load import AudioSettings
 from raysem.config import Settings
-from raysem.errors import ClipError, DataError, StorageError
+from raysem.errors import DataError
 from raysem.models.tagger_checkpoint import load_tagger, read_tagger_config
+from raysem.runs.scored_files import ScoredFile, score_files
 
 
 class TagSettings(Settings):
@@ -44,24 +44,28 @@ class FileTag:
 
 @dataclass(frozen=True)
 class FileTags:
-    """What a tagger makes of one file: its tags, best first, or the reason why there are none."""
+    """What a tagger makes of one file: its tags, best first; none where it cannot be used."""
 
-    file: str
+    scored: ScoredFile
     tags: tuple[FileTag, ...] = ()
-    seconds: float = 0.0
-    heard_seconds: float = 0.0
-    """Less than `seconds` where the crops leave something out."""
-    error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of this file: `file`, and `tags` or `error`."""
-        if self.error is not None:
-            return {"file": self.file, "error": self.error}
+        if self.scored.error is not None:
+            return {"file": self.scored.file, "error": self.scored.error}
         tags = [
             {"name": tag.name, "id": tag.id, "probability": tag.probability, "parents": list(tag.parents)}
             for tag in self.tags
         ]
-        return {"file": self.file, "tags": tags}
+        return {"file": self.scored.file, "tags": tags}
+
+    def describe(self) -> str:
+        """The tags of a usable file as lines for a person."""
+        lines = [self.scored.heading]
+        for tag in self.tags:
+            parents = f"  ({'; '.join(tag.parents)})" if tag.parents else ""
+            lines.append(f"  {tag.probability:.4f}  {tag.name}{parents}")
+        return "\n".join(lines if self.tags else [*lines, "  no class reaches the threshold"])
 
 
 class FileTagger:
@@ -79,30 +83,27 @@ class FileTagger:
 
     def tag(self, files: Sequence[str]) -> Iterator[FileTags]:
         """The tags of each file, a local path or a URI, in the order given; one that cannot be used has its reason."""
-        for file in files:
-            try:
-                samples_T = load_clip(None, file, settings=self._audio)
-            except (ClipError, StorageError) as error:
-                yield FileTags(file, error=_reason(error, file))
-                continue
-            yield self._tags_of(file, samples_T)
+        for scored in score_files(
+            files,
+            self._tagger.score_waveforms,
+            audio=self._audio,
+            crop_samples=self._tagger.crop_samples,
+            num_crops=self._settings.num_crops,
+        ):
+            yield FileTags(scored, self._tags_of(scored) if scored.error is None else ())
 
-    def _tags_of(self, file: str, samples_T: np.ndarray) -> FileTags:
-        tagger = self._tagger
-        crops_CT = even_crops(samples_T, tagger.crop_samples, self._settings.num_crops)
-        scores_NK = tagger.score_waveforms(crops_CT).mean(axis=0, keepdims=True)
-        best = best_classes(scores_NK, self._settings, where=self._location)[0]
-        tags = tuple(
+    def _tags_of(self, scored: ScoredFile) -> tuple[FileTag, ...]:
+        names = self._tagger.class_names
+        best = best_classes(scored.scores_K[None], self._settings, where=self._location)[0]
+        return tuple(
             FileTag(
-                tagger.class_names[index],
-                tagger.class_ids[index],
-                float(scores_NK[0, index]),
-                self._parents.get(tagger.class_names[index], ()),
+                names[index],
+                self._tagger.class_ids[index],
+                float(scored.scores_K[index]),
+                self._parents.get(names[index], ()),
             )
             for index in best
         )
-        heard = min(crops_CT.size, len(samples_T))
-        return FileTags(file, tags, len(samples_T) / tagger.sample_rate, heard / tagger.sample_rate)
 
 
 def best_classes(scores_NK: np.ndarray, settings: TagSettings, *, where: str) -> list[list[int]]:
@@ -124,17 +125,3 @@ def best_classes(scores_NK: np.ndarray, settings: TagSettings, *, where: str) ->
 def parents_of(extra: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """The parents of each class, as training notes them in a checkpoint."""
     return {name: tuple(parents) for name, parents in (extra.get("parents") or {}).items()}
-
-
-def _reason(error: ClipError | StorageError, file: str) -> str:
-    """One line, without the name of the file, which stands before it."""
-    return " ".join(str(error).replace(f"{file}: ", "", 1).split())
-
-
-def describe(found: FileTags) -> str:
-    """The tags of a usable file as lines for a person."""
-    seconds, heard = f"{found.seconds:.1f} s", f"{found.heard_seconds:.1f} s"
-    lines = [found.file if heard == seconds else f"{found.file}  ({heard} of {seconds} heard; --crops takes more)"]
-    for tag in found.tags:
-        lines.append(f"  {tag.probability:.4f}  {tag.name}" + (f"  ({'; '.join(tag.parents)})" if tag.parents else ""))
-    return "\n".join(lines if found.tags else [*lines, "  no class reaches the threshold"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,46 +11,68 @@ from raysem.errors import DataError
 from raysem.runs.roles import clip_shards
 
 STAGE = "labels"
+CHECK_STAGE = "labels/tested"
 FILE = "labels.json"
+COUNTS_FILE = "counts.json"
 
 
 def write(
-    folder: storage.Location,
-    parts: Mapping[int, Sequence[storage.Location]],
-    tested: Sequence[int],
-    wanted: Sequence[str],
+    folder: storage.Location, parts: Mapping[int, Sequence[storage.Location]], wanted: Sequence[str]
 ) -> dict[str, Any]:
     """Check the clips of every fold and write the labels in the order of the outputs.
 
     Args:
         parts: by fold, the folders of its clips; those of training first.
-        tested: the folds that are tested.
         wanted: the labels that the recipe names; none: all that there are, sorted.
 
     Raises:
-        DataError: a clip without a label, with several, or with one that is not wanted; a label that has no clip in
-            the training clips of a fold; fewer than two labels.
+        DataError: a clip without a label, with several, with one that is not wanted, or in two folds; a wanted label
+            that no clip has; fewer than two labels.
     """
-    counts = {fold: dict[str, int]() for fold in parts}
+    counts = {fold: Counter[str]() for fold in parts}
+    found, fold_of = set[str](), dict[str, int]()
     for fold, folders in parts.items():
         for where in folders:
             for clip_id, label in labelled(where):
                 if wanted and label not in wanted:
                     raise DataError(f"{clip_id}: label {label!r} is none of the {len(wanted)} that `labels` names")
-                counts[fold][label] = counts[fold].get(label, 0) + (where == folders[0])
-    found = sorted({label for known in counts.values() for label in known})
-    labels = list(wanted) or found
+                if clip_id in fold_of:
+                    raise DataError(f"{clip_id}: stands in fold {fold_of[clip_id]} and again in fold {fold}")
+                fold_of[clip_id] = fold
+                found.add(label)
+                counts[fold][label] += where == folders[0]
+    labels = list(wanted) or sorted(found)
     if len(labels) < 2:
         raise DataError(f"corpora.clips: classification needs at least 2 labels, there are {labels}")
-    for fold in tested:
-        for label in labels:
-            if not any(counts[other].get(label) for other in parts if other != fold):
-                raise DataError(
-                    f"folds: label {label!r} has no clip to train on when fold {fold} is tested (it is in "
-                    f"{counts[fold].get(label, 0)} clips of that fold)"
-                )
+    for label in labels:
+        if label not in found:
+            raise DataError(f"labels: no clip has the label {label!r}")
+    storage.write_json(storage.join(folder, COUNTS_FILE), {str(fold): dict(known) for fold, known in counts.items()})
     storage.write_json(storage.join(folder, FILE), labels)
-    return {"labels": len(labels), "clips": {str(fold): sum(known.values()) for fold, known in counts.items()}}
+    return {"labels": len(labels), "clips": {str(fold): known.total() for fold, known in counts.items()}}
+
+
+def check_tested(folder: storage.Location, tested: Sequence[int]) -> dict[str, Any]:
+    """Check that each label has clips to train on whichever of the `tested` folds is left out.
+
+    Apart from `write`, so that to test one more fold leaves the classifiers of the others as they are.
+
+    Args:
+        folder: what `write` left.
+
+    Raises:
+        DataError: a label that has no clip in the training clips of a tested fold.
+    """
+    counts = storage.read_json(storage.join(folder, COUNTS_FILE))
+    for fold in tested:
+        for label in read(folder):
+            has = [int(other) for other, known in counts.items() if known.get(label)]
+            if not set(has) - {fold}:
+                where = f"are in fold {fold} alone" if has else "are all held out"
+                raise DataError(
+                    f"folds: label {label!r} has no clip to train on when fold {fold} is tested (its clips {where})"
+                )
+    return {"tested": list(tested)}
 
 
 def read(folder: storage.Location) -> tuple[str, ...]:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 from raysem import storage
-from raysem.errors import UserError
-from raysem.models.checkpoint_folder import CONFIG_FILE
-from raysem.stages import DONE, PLAN
+from raysem.runs.found_model import choose_name, is_finished, is_one_model, planned_models
 
-log = logging.getLogger(__name__)
-
-STAGES = "tagger/"
+NOUN = "tagger"
 
 
 def find_tagger(given: storage.Location, name: str | None = None) -> storage.Location:
@@ -23,38 +17,8 @@ def find_tagger(given: storage.Location, name: str | None = None) -> storage.Loc
         UserError: there is neither, the run has no finished tagger of that name, or several and no name.
     """
     location = storage.absolute(given)
-    if storage.exists(storage.join(location, CONFIG_FILE)):
-        if name is not None:
-            raise UserError(f"--model {name}: {location} is one model; names are those of a run's taggers")
+    if is_one_model(location, NOUN, {"--model": name}):
         return location
-    planned = _planned_taggers(location)
-    finished = {tagger: folder for tagger, folder in planned.items() if storage.exists(storage.join(folder, DONE))}
-    if name is not None and name not in planned:
-        raise UserError(f"--model {name}: {location} has no such tagger; there are {', '.join(planned)}")
-    if name is None and len(finished) > 1:
-        raise UserError(f"{location}: has the taggers {', '.join(finished)}; say which one with --model")
-    chosen = name or next(iter(finished or planned))
-    if chosen not in finished:
-        raise UserError(f"{location}: tagger {chosen} is not finished; run the job up to it (--until {STAGES}{chosen})")
-    if name is None and len(planned) > 1:
-        log.info("%s: of its taggers only %s is finished, which is used", location, chosen)
-    return storage.join(finished[chosen], "model")
-
-
-def _planned_taggers(output: storage.Location) -> dict[str, storage.Location]:
-    """name -> folder of the stage, of the run's present recipe."""
-    plan = storage.join(output, PLAN)
-    try:
-        stages = [(stage["name"], stage["digest"]) for stage in storage.read_json(plan)["stages"]]
-    except storage.NOTHING_THERE:
-        raise UserError(f"{output}: neither a tagger (no {CONFIG_FILE}) nor the output of a run (no {PLAN})") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{plan}: not readable; run the job again to have it written") from None
-    found = {
-        name.removeprefix(STAGES): storage.join(output, name, digest)
-        for name, digest in stages
-        if name.startswith(STAGES)
-    }
-    if not found:
-        raise UserError(f"{output}: the output of a run that trains no tagger")
-    return found
+    planned = planned_models(location, NOUN)
+    finished = [tagger for tagger, folder in planned.items() if is_finished(folder)]
+    return storage.join(planned[choose_name(location, NOUN, name, planned, finished)], "model")

@@ -1,4 +1,4 @@
-"""The real job scripts in processes of their own, on the recipes `smoke.yaml` and `tagging_smoke.yaml`."""
+"""The real job scripts in processes of their own, on the recipes of this folder."""
 
 from __future__ import annotations
 
@@ -170,6 +170,13 @@ def job(text_encoder: Path) -> Iterator[JobScript]:
 def tagging_job(job: JobScript) -> JobScript:
     """`jobs/train_spa.py`, with the same Ray folder."""
     return replace(job, name="train_spa", recipe="tagging_smoke.yaml", encoder_key="classes.encoder.name")
+
+
+@pytest.fixture(scope="session")
+def classification_job(job: JobScript) -> JobScript:
+    """`jobs/train_semanticac.py`, with the same Ray folder."""
+    key = "classifier.model.text.name"
+    return replace(job, name="train_semanticac", recipe="classification_smoke.yaml", encoder_key=key)
 
 
 @pytest.fixture

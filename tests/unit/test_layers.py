@@ -15,7 +15,7 @@ ROOT = Path(raysem.__file__).parent
 ORDER = [
     *("errors", "config", "tables", "storage", "ledger", "logs", "audio", "text", "ontology", "corpora", "losses"),
     *("metrics", "models", "curation", "training", "evaluation", "reports", "listening", "stages", "run_status"),
-    *("runs", "sweeps", "cli_listen", "cli_tag", "cli"),
+    *("runs", "sweeps", "cli_files", "cli_classify", "cli_listen", "cli_tag", "cli"),
 ]
 RAY_FILES = ("curation/ray_stages.py", "curation/ray_shards.py", "training/ray_worker.py")
 RAY_PLACES = ("evaluation/ray_", "runs/", "sweeps.py", "cli.py")

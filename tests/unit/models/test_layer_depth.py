@@ -1,17 +1,24 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
+from raysem.config import build
+from raysem.models.classifier import Classifier
+from raysem.models.classifier_settings import ClassifierSettings
 from raysem.models.layer_depth import layer_depths, num_layers
 from raysem.models.pretrained import EncoderSource
 from raysem.models.registry import WAVEFORM_ENCODERS
+from raysem.models.similarity import SimilarityName
 from raysem.models.tagger import Tagger, TaggerSettings
 
 BLOCKS = {"cnn14_tiny": 6, "mn_tiny": 15, "ast_tiny": 4, "hts_at_tiny": 6, "passt_tiny": 4}
+SIMILARITIES: tuple[SimilarityName | None, ...] = (*get_args(SimilarityName), None)
 KINDS = {"cnn14": "panns", "mn": "efficientat", "ast": "ast", "hts_at": "hts_at", "passt": "passt"}
 
 
@@ -23,6 +30,18 @@ def tagger(encoder: str, *, published_head: bool = False) -> Tagger:
         start = EncoderSource.model_validate({"kind": kind, "location": "x", "encoder": encoder})
     settings = TaggerSettings(encoder=encoder, projection="mlp", start=start, start_classes=published_head)
     return Tagger(settings, ("a", "b"), ("1", "2"), 12)
+
+
+def classifier(encoder: str, similarity: SimilarityName | None, text: Path, *, shared_width: int = 24) -> Classifier:
+    """With a text encoder 32 wide, or the baseline without text."""
+    torch.manual_seed(0)
+    content = {
+        "encoder": encoder,
+        "similarity": similarity and {"name": similarity, "num_layers": 1, "num_heads": 4},
+        "shared_width": shared_width,
+        "text": {"name": str(text), "max_tokens": 30, "trained": True},
+    }
+    return Classifier(build(ClassifierSettings, content), ("dog", "cat"))
 
 
 @pytest.mark.parametrize("published_head", [False, True])
@@ -49,6 +68,47 @@ def test_depth_grows_as_a_clip_passes_through(encoder: str, published_head: bool
         model(torch.randn(2, 80_000) * 0.1)
     assert passed == sorted(passed)
     assert set(passed) == set(depths.values())
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES, ids=str)
+@pytest.mark.parametrize("encoder", BLOCKS)
+def test_all_of_a_classifier_but_its_encoder_lies_at_the_last_depth(
+    encoder: str, similarity: SimilarityName | None, bert_folder: Path
+):
+    """And the encoder as in a tagger."""
+    model = classifier(encoder, similarity, bert_folder)
+    depths, of_tagger = layer_depths(model), layer_depths(tagger(encoder))
+    assert list(depths) == [name for name, _ in model.named_parameters()]
+    inner = {name for name in depths if name.startswith("encoder.")}
+    assert {name: depths[name] for name in inner} == {
+        name: depth for name, depth in of_tagger.items() if name.startswith("encoder.")
+    }
+    outer = depths.keys() - inner
+    parts = {"classifier"} if similarity is None else {"similarity", "text_encoder", "text_projection", "logit_scale"}
+    assert {name.split(".")[0] for name in outer} == parts
+    assert {depths[name] for name in outer} == {BLOCKS[encoder] + 1}
+    assert num_layers(model) == BLOCKS[encoder] + 1
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES, ids=str)
+def test_depth_grows_as_a_clip_passes_through_a_classifier(similarity: SimilarityName | None, bert_folder: Path):
+    model = classifier("hts_at_tiny", similarity, bert_folder).eval()
+    depths, passed = layer_depths(model), list[int]()
+    for name, module in model.named_modules():
+        for own, _ in module.named_parameters(prefix=name, recurse=False):
+            module.register_forward_hook(lambda *_, depth=depths[own]: passed.append(depth))
+            break
+    with torch.no_grad():
+        model.encode_audio(torch.randn(2, 80_000) * 0.1)
+    assert passed == sorted(passed)
+    assert set(passed) == {*range(BLOCKS["hts_at_tiny"] + 2)}
+
+
+def test_a_text_encoder_as_wide_as_the_shared_space_lies_at_the_last_depth(bert_folder: Path):
+    depths = layer_depths(classifier("cnn14_tiny", "mean", bert_folder, shared_width=32))
+    text = {name: depth for name, depth in depths.items() if name.startswith("text_")}
+    assert {name.split(".")[0] for name in text} == {"text_encoder"}
+    assert set(text.values()) == {7}
 
 
 @pytest.mark.parametrize(

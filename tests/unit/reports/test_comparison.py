@@ -135,3 +135,132 @@ def test_taggers_have_omap_with_its_floor_map_and_each_metric_s_difference():
         "eval, mAP, against one-hot": "+2.0 ± 1.4",
     }
     assert dict(zip(head, one_hot, strict=True))["eval, OmAP, against one-hot"] == "–"
+
+
+# Cross-validations
+
+
+def folded(seed, baseline, cscm, *, tested=(1, 2), num_clips=4, **folds):
+    def result(value):
+        by_fold = [{"fold": fold, "accuracy": value, "num_clips": num_clips // len(tested)} for fold in tested]
+        pooled = {"accuracy": value, "num_clips": num_clips}
+        return {"classification": {"mean": value + 0.01, "by_fold": by_fold, "pooled": pooled}}
+
+    row = {"student": "cscm", "baseline": "baseline", "set": "all folds", "metric": "accuracy"}
+    return {
+        "recipe": {"seed": seed, "folds": {"official": [1, 2], "drawn": 0, "test": [], **folds}},
+        "evaluation": {"baseline": result(baseline), "cscm": result(cscm)},
+        "differences": [row | {"difference": cscm - baseline, "interval": [0, 0]}],
+    }
+
+
+def folded_scores(baseline, cscm, ids=("a", "b", "c", "d")):
+    return {"folds": ClipScores(ids, {"baseline": np.array(baseline), "cscm": np.array(cscm)})}
+
+
+def test_cross_validations_have_pooled_accuracy_its_difference_and_the_mean_over_folds():
+    text = compare([folded(0, 0.50, 0.60), folded(1, 0.60, 0.80)])
+    head, baseline, cscm = cells(text)
+    assert dict(zip(head, cscm, strict=True)) == {
+        "model": "cscm",
+        "runs": "2",
+        "all folds, accuracy": "70.0 ± 14.1",
+        "all folds, against baseline": "+15.0 ± 7.1",
+        "mean over folds": "71.0 ± 14.1",
+    }
+    assert dict(zip(head, baseline, strict=True))["all folds, against baseline"] == "–"
+    assert "All folds: folds 1, 2 of 2 official ones, each clip scored once" in text
+
+
+def test_seeds_of_a_cross_validation_get_intervals_against_the_recipe_s_own_baseline():
+    runs = [folded(0, 0.50, 0.75), folded(1, 0.50, 0.75)]
+    scores = [
+        folded_scores([1, 1, 0, 0], [1, 1, 1, 0]),
+        folded_scores([0, 0, 1, 1], [0, 1, 1, 1], ids=("d", "c", "b", "a")),
+    ]
+    table = cells(compare(runs, scores))
+    assert table[-3] == ["model", "all folds, accuracy", "each seed", "against baseline"]
+    assert table[-2][0] == "baseline"
+    assert table[-2][1].startswith("50.0 [")
+    assert table[-2][2:] == ["50.0 50.0", "–"]
+    assert table[-1][2] == "75.0 75.0"
+    (expected,) = [
+        row.differences["baseline"]
+        for row in over_seeds("all folds", [one["folds"] for one in scores], baselines=["baseline"])
+        if row.model == "cscm"
+    ]
+    low, high = (f"{100 * value:+.1f}" for value in (expected.low, expected.high))
+    assert table[-1][3] == f"+25.0 [{low}, {high}]"
+
+
+def test_a_single_classifier_has_an_interval_and_nothing_to_compare_with():
+    runs = [folded(seed, 0.5, 0.5) for seed in (0, 1)]
+    for run in runs:
+        del run["evaluation"]["baseline"]
+        run["differences"] = []
+    scores = [{"folds": ClipScores("abcd", {"cscm": np.array([1, 0, 1, 0])})} for _ in runs]
+    table = cells(compare(runs, scores))
+    assert table[-2] == ["model", "all folds, accuracy", "each seed"]
+    assert table[-1][2] == "50.0 50.0"
+
+
+def test_a_classifier_that_is_called_control_is_no_baseline_for_its_name():
+    def renamed(run):
+        run["evaluation"]["control"] = run["evaluation"].pop("cscm")
+        run["differences"][0]["student"] = "control"
+        return run
+
+    scores = {"folds": ClipScores("abcd", {"baseline": np.array([1, 0, 0, 0]), "control": np.array([1, 1, 0, 0])})}
+    table = cells(compare([renamed(folded(seed, 0.25, 0.5)) for seed in (0, 1)], [scores, scores]))
+    assert table[-3] == ["model", "all folds, accuracy", "each seed", "against baseline"]
+    assert table[-1][0] == "control"
+    assert table[-1][3].startswith("+25.0 [")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"tested": (1,), "test": [1]}, "run 3 tested fold 1 of 2 official ones, run 2 folds 1, 2 of 2 official ones"),
+        ({"official": [], "drawn": 2}, "run 3 tested folds 1, 2 of 2 drawn ones, run 2 folds 1, 2 of 2 official ones"),
+        ({"official": [1, 2, 3]}, "run 3 tested folds 1, 2 of 3 official ones, run 2 folds 1, 2 of 2 official ones"),
+    ],
+)
+def test_runs_that_tested_other_folds_are_refused_though_they_are_other_experiments(other, words):
+    """The first run is of another kind, and is passed over."""
+    with pytest.raises(DataError) as error:
+        compare([summary(0, 0.5, 0.6), folded(0, 0.5, 0.6), folded(0, 0.5, 0.6, **other)])
+    assert str(error.value) == f"compare: {words}; they cannot be compared"
+
+
+def test_runs_that_tested_other_clips_are_refused_though_they_are_other_experiments():
+    runs = [folded(0, 0.5, 0.75), folded(0, 0.5, 0.75, held_out_share=0.1)]
+    ours = folded_scores([1, 0, 0, 1], [1, 1, 0, 1])
+    others = folded_scores([1, 0, 0, 1], [1, 1, 0, 1], ids="abce")
+    with pytest.raises(DataError) as error:
+        compare(runs, [ours, others])
+    reason = "2 clips are in one of them only, the first is d"
+    assert str(error.value) == f"compare: runs 1 and 2 were tested on other clips ({reason})"
+    assert compare(runs, [ours, folded_scores([1, 0, 0, 1], [1, 1, 0, 1], ids="dcba")])
+
+
+def test_runs_without_scores_of_clips_are_told_apart_by_their_number():
+    runs = [folded(0, 0.5, 0.6), folded(1, 0.5, 0.6, num_clips=6)]
+    with pytest.raises(DataError, match=r"^compare: runs 1 and 2 were tested on other clips \(6 clips and 4\)$"):
+        compare(runs)
+    with pytest.raises(DataError, match=r"\(6 clips and 4\)$"):
+        compare(runs, [folded_scores([1, 0, 0, 1], [1, 1, 0, 1]), {}])
+
+
+def test_folds_drawn_with_another_seed_are_compared_where_all_of_them_were_tested():
+    drawn = {"official": [], "drawn": 2}
+    scores = [folded_scores([1, 0, 0, 1], [1, 1, 0, 1]), folded_scores([1, 0, 0, 1], [1, 1, 0, 1], ids="dcba")]
+    text = compare([folded(seed, 0.5, 0.75, **drawn) for seed in (0, 1)], scores)
+    assert "All folds: folds 1, 2 of 2 drawn ones" in text
+    assert "drawn again" in text
+
+
+def test_a_cross_validation_beside_another_job_leaves_cells_empty():
+    head, *rows = cells(compare([summary(0, 0.5, 0.6), folded(0, 0.5, 0.6)]))
+    found = {row[1]: dict(zip(head, row, strict=True)) for row in rows}
+    assert (found["DU"]["esc50, accuracy"], found["DU"]["all folds, accuracy"]) == ("60.0", "–")
+    assert (found["cscm"]["esc50, accuracy"], found["cscm"]["all folds, accuracy"]) == ("–", "60.0")

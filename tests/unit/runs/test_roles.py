@@ -384,3 +384,24 @@ def test_places_are_even_and_fixed():
     assert 0 <= min(places) < max(places) < 1
     assert np.mean(places) == pytest.approx(0.5, abs=0.03)
     assert place_of(0, "clip") != place_of(1, "clip")
+
+
+def test_a_fold_that_no_clip_has_is_refused_with_those_that_there_are(table: str, tmp_path: Path):
+    with pytest.raises(DataError) as error:
+        make(tmp_path / "part", source(root=table, folds=[7, 9]))
+    reason = f"clips_table {table}: no clip is in fold 7, 9: its clips are in folds 0, 1, 2, 3, 4"
+    assert str(error.value) == reason
+
+
+def test_a_corpus_without_a_fold_column_says_so_beside_one_that_has_it(table: str, tmp_path: Path, write_part):
+    unfolded = write_part(tmp_path / "unfolded", [{"clip_id": "a", "labels": ["Rain"]}])
+    with pytest.raises(DataError) as error:
+        make(tmp_path / "part", source(root=table, folds=[1]), source(root=unfolded, folds=[1]))
+    assert str(error.value) == f"clips_table {unfolded}: no clip is in fold 1: its clips have none (column fold)"
+
+
+def test_a_fold_whose_clips_the_other_filters_leave_out_is_a_fold_that_is_there(table: str, tmp_path: Path):
+    with pytest.raises(DataError, match=r"^clips_table: no clip is left after the filters$"):
+        make(tmp_path / "part", source(root=table, folds=[1], splits=["dev"]))
+    counts = make(tmp_path / "part", source(root=table, folds=[1, 7]))
+    assert counts["clips"] == 2
