@@ -148,6 +148,8 @@ def _embed(
 ) -> dict[str, Any]:
     ledger = Ledger(job.output)
     by_name = {storage.name_of(shard): shard for shard in shards}
+    if len(by_name) < len(shards):  # outputs are named after shards: of two of one name, one would be lost in silence
+        raise ValueError(f"{len(shards)} shards have only {len(by_name)} names; give each folder an output of its own")
     ledger.plan(len(by_name))
     for round_number in range(ROUNDS):
         pending = ledger.pending(by_name, verify=round_number == 0)

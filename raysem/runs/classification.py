@@ -21,7 +21,7 @@ from raysem.runs import (
     fold_labels,
     roles,
 )
-from raysem.runs.classification_folds import fold_sources, part_name
+from raysem.runs.classification_folds import fold_sources, part_name, scores_name
 from raysem.runs.classification_recipe import ClassificationRecipe, ClassifierTrainingSettings
 from raysem.runs.cluster_training import train_on_cluster, trainings_at_once
 from raysem.runs.corpus_stages import part_stages
@@ -47,8 +47,8 @@ class Classification:
     @cached_property
     def _before_report(self) -> list[Stage]:
         listed = [*self._corpora.values(), self.labels, self._tested]
-        for by_fold in (self.classifiers, self.scored):
-            listed += [stage for stages in by_fold.values() for stage in stages.values()]
+        listed += [stage for by_fold in self.classifiers.values() for stage in by_fold.values()]
+        listed += [stage for by_fold in self.scored.values() for stages in by_fold.values() for stage in stages]
         return in_order([*listed, self.scores])
 
     @cached_property
@@ -123,15 +123,18 @@ class Classification:
         return Stage(f"classifier/{name}/fold{fold}", run, settings=content, inputs=inputs, group=TRAINING)
 
     @cached_property
-    def scored(self) -> dict[str, dict[int, Stage]]:
-        """By classifier and fold, the stage that scores every clip of the fold."""
+    def scored(self) -> dict[str, dict[int, list[Stage]]]:
+        """By classifier and fold, the stages that score every clip of the fold, one for each of its parts."""
         return {
-            name: {fold: self._scored(name, fold, stage) for fold, stage in by_fold.items()}
+            name: {
+                fold: [self._scored(name, part, stage) for part in self._parts_of(fold)]
+                for fold, stage in by_fold.items()
+            }
             for name, by_fold in self.classifiers.items()
         }
 
-    def _scored(self, name: str, fold: int, classifier: Stage) -> Stage:
-        parts, embed = self._parts_of(fold), self.recipe.evaluation.embed
+    def _scored(self, name: str, part: Stage, classifier: Stage) -> Stage:
+        embed = self.recipe.evaluation.embed
 
         def run(folder: storage.Location) -> dict[str, Any]:
             where = classifier.folder(self.output)
@@ -149,11 +152,12 @@ class Classification:
                     "classes": json.dumps(fold_labels.read(self.labels.folder(self.output))),
                 },
             )
-            return embed_clips([shard for part in parts for shard in roles.clip_shards(part.folder(self.output))], job)
+            return embed_clips(roles.clip_shards(part.folder(self.output)), job)
 
         covered = {key: value for key, value in plain(embed).items() if key != "max_failed_share"}
         settings = {"embed": covered, "audio": plain(self.recipe.audio)}
-        return Stage(f"evaluate/{name}/fold{fold}", run, settings=settings, inputs=[*parts, classifier])
+        name = scores_name(name, part.name.removeprefix("corpora/"))
+        return Stage(name, run, settings=settings, inputs=[part, classifier])
 
     @cached_property
     def scores(self) -> Stage:
@@ -168,7 +172,7 @@ class Classification:
                 self.labels.folder(self.output),
                 {fold: [stage.folder(self.output) for stage in self._parts_of(fold)] for fold in recipe.folds.tested},
                 {
-                    name: {fold: stage.folder(self.output) for fold, stage in by_fold.items()}
+                    name: {fold: [stage.folder(self.output) for stage in stages] for fold, stages in by_fold.items()}
                     for name, by_fold in self.scored.items()
                 },
                 baseline,
@@ -176,7 +180,7 @@ class Classification:
                 recipe.seed,
             )
 
-        stages = [stage for by_fold in self.scored.values() for stage in by_fold.values()]
+        stages = [stage for by_fold in self.scored.values() for stages in by_fold.values() for stage in stages]
         content = {"metrics": plain(recipe.evaluation.metrics), "baseline": baseline, "seed": recipe.seed}
         return Stage(classification_scores.STAGE, run, settings=content, inputs=[self.labels, *stages])
 

@@ -13,6 +13,11 @@ def part_name(fold: int, *, held_out: bool = False) -> str:
     return f"fold{fold}/held_out" if held_out else f"fold{fold}/clips"
 
 
+def scores_name(classifier: str, part: str) -> str:
+    """The stage in which a classifier scores a part."""
+    return f"evaluate/{classifier}/{part}"
+
+
 def fold_sources(recipe: ClassificationRecipe) -> Mapping[str, Sequence[CorpusSource]]:
     """The sources of every part of every fold, by name."""
     folds, parts = recipe.folds, dict[str, Sequence[CorpusSource]]()

@@ -15,7 +15,7 @@ from raysem.reports.classification_content import ClassificationReport, HeardMis
 from raysem.reports.classification_page import write_classification_report
 from raysem.reports.content import StageLine
 from raysem.runs import classification_scores, fold_labels
-from raysem.runs.classification_folds import part_name
+from raysem.runs.classification_folds import part_name, scores_name
 from raysem.runs.classification_recipe import ClassificationRecipe, ClassifierTrainingSettings
 from raysem.runs.clip_outcomes import outcome_lines, read_counts
 from raysem.runs.played_clips import LISTENING_RATE, waveforms_of
@@ -94,9 +94,9 @@ def _counts(recipe: ClassificationRecipe, folders: Folders, records: Mapping[str
         outcomes = sum((Counter(part["outcomes"]) for part in parts), start=Counter[str]())
         count: dict[str, Any] = {"clips": sum(part["clips"] for part in parts)}
         if fold in recipe.folds.tested:
-            scored_by = f"evaluate/{first}/fold{fold}"
-            outcomes += Counter(records[scored_by]["summary"]["outcomes"])
-            count["scored_by"] = scored_by
+            count["scored_by"] = [scores_name(first, part) for part in _parts(recipe, fold)]
+            for stage in count["scored_by"]:
+                outcomes += Counter(records[stage]["summary"]["outcomes"])
         counts[f"fold{fold}"] = count | {"outcomes": dict(outcomes)}
     return counts
 
@@ -147,7 +147,9 @@ def _listening(recipe: ClassificationRecipe, folders: Folders) -> dict[str, list
     parts = {fold: [folders[f"corpora/{name}"] for name in _parts(recipe, fold)] for fold in recipe.folds.tested}
     pairs: dict[str, list[ConfusedPair]] = {}
     for name in recipe.classifiers():
-        scored = {fold: folders[f"evaluate/{name}/fold{fold}"] for fold in recipe.folds.tested}
+        scored = {
+            fold: [folders[scores_name(name, part)] for part in _parts(recipe, fold)] for fold in recipe.folds.tested
+        }
         pairs[name] = confused_clips(
             classification_scores.scored_folds(labels, parts, scored),
             labels,

@@ -30,7 +30,7 @@ def score(
     folder: storage.Location,
     labels: storage.Location,
     parts: Mapping[int, Sequence[storage.Location]],
-    scores: Mapping[str, Mapping[int, storage.Location]],
+    scores: Mapping[str, Mapping[int, Sequence[storage.Location]]],
     baseline: str,
     settings: ClassificationSettings,
     seed: int,
@@ -41,7 +41,7 @@ def score(
 
     Args:
         parts: by tested fold, the folders of its clips.
-        scores: by classifier and fold, the folder of its probabilities.
+        scores: by classifier and fold, the folders of its probabilities.
 
     Raises:
         DataError: no clip of a fold could be used, or the classifiers could use different clips.
@@ -64,7 +64,7 @@ def score(
 def scored_folds(
     labels: Sequence[str],
     parts: Mapping[int, Sequence[storage.Location]],
-    scores: Mapping[int, storage.Location],
+    scores: Mapping[int, Sequence[storage.Location]],
 ) -> dict[int, ScoredFold]:
     """One classifier's probabilities beside the true labels, by fold.
 
@@ -75,10 +75,11 @@ def scored_folds(
     found = {}
     for fold, where in scores.items():
         label_of = {clip_id: label for part in parts[fold] for clip_id, label in fold_labels.labelled(part)}
-        ids, scores_AK = read_embeddings(where)
-        clip_ids = ids.to_pylist()
+        read = [read_embeddings(folder) for folder in where]
+        clip_ids = [clip_id for ids, _ in read for clip_id in ids.to_pylist()]
         if not clip_ids:
             raise DataError(f"fold {fold}: none of its {len(label_of)} clips can be used")
+        scores_AK = np.concatenate([scores for ids, scores in read if len(ids)])
         target_A = np.array([place_of[label_of[clip_id]] for clip_id in clip_ids])
         found[fold] = ScoredFold(clip_ids, target_A, scores_AK, len(label_of) - len(clip_ids))
     return found

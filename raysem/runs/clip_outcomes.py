@@ -37,11 +37,12 @@ def outcome_lines(
     """The outcomes of one or several parts, kept clips first, with a few examples of each other.
 
     Args:
-        count: `outcomes`, and `scored_by`, the stage that scored the clips, where there is one.
+        count: `outcomes`, and `scored_by`, the stages that scored the clips, where there are some.
     """
     examples: dict[str, list[tuple[str, str]]] = {}
     files = [storage.join(folders[f"corpora/{part}"], "rejects.parquet") for part in parts]
-    files += Ledger(folders[count["scored_by"]]).files("rejects") if "scored_by" in count else []
+    for stage in count.get("scored_by", ()):
+        files += Ledger(folders[stage]).files("rejects")
     for file in files:
         for row in storage.read_table(file).to_pylist():
             shown = examples.setdefault(row["outcome"], [])

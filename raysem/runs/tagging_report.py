@@ -78,7 +78,7 @@ def _counts(folders: Mapping[str, str], records: Mapping[str, Any]) -> dict[str,
         part = name.rpartition("/")[0].replace("evaluate/", "evaluation/")
         if name.startswith("evaluate/") and part in counts and "scored_by" not in counts[part]:
             outcomes = Counter(counts[part]["outcomes"]) + Counter(record["summary"]["outcomes"])
-            counts[part] |= {"outcomes": dict(outcomes), "scored_by": name}
+            counts[part] |= {"outcomes": dict(outcomes), "scored_by": [name]}
     return counts
 
 

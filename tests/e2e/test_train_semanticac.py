@@ -66,7 +66,7 @@ def test_the_summary_has_every_fold_of_both_classifiers(finished: Any):
 def test_the_scores_are_those_of_the_written_classifiers(finished: Any):
     output, _ = finished
     for name in ("baseline", "cscm"):
-        ids, scores_AK = read_embeddings(str(only_folder(output / "evaluate" / name / "fold2")))
+        ids, scores_AK = read_embeddings(str(only_folder(output / "evaluate" / name / "fold2" / "held_out")))
         classifier = load_classifier(str(only_folder(output / "classifier" / name / "fold2") / "model"))
         assert scores_AK.shape == (len(ids), classifier.num_labels)
         np.testing.assert_allclose(scores_AK.sum(axis=1), 1, atol=1e-5)
@@ -98,8 +98,8 @@ def test_another_prompt_trains_that_classifier_alone(classification_job: Any, fi
     assert changed.returncode == 0, changed.stderr[-5000:]
     stages = {name: what for what, name in re.findall(r"^#   (skip|run) +(\S+)", changed.stdout, re.M)}
     assert {name for name, what in stages.items() if what == "run"} == {
-        "classifier/cscm/fold1", "classifier/cscm/fold2", "evaluate/cscm/fold1", "evaluate/cscm/fold2",
-        "evaluate/scores", "report",
+        "classifier/cscm/fold1", "classifier/cscm/fold2", "evaluate/scores", "report",
+        *(f"evaluate/cscm/fold{fold}/{part}" for fold in (1, 2) for part in ("clips", "held_out")),
     }  # fmt: skip
 
 

@@ -68,7 +68,12 @@ def test_the_stages_of_two_classifiers_and_three_folds_in_order():
         *(f"corpora/fold{fold}/{part}" for fold in (1, 2, 3) for part in ("held_out", "clips")),
         *("labels", "labels/tested"),
         *(f"classifier/{name}/fold{fold}" for name in TWO for fold in (1, 2, 3)),
-        *(f"evaluate/{name}/fold{fold}" for name in TWO for fold in (1, 2, 3)),
+        *(
+            f"evaluate/{name}/fold{fold}/{part}"
+            for name in TWO
+            for fold in (1, 2, 3)
+            for part in ("clips", "held_out")
+        ),
         *("evaluate/scores", "report"),
     ]
 
@@ -86,8 +91,11 @@ def test_a_classifier_reads_the_other_folds_and_no_clip_of_its_own():
     read = {stage.name for stage in stages["classifier/classifier/fold2"].inputs}
     corpora = {f"corpora/fold{fold}/{part}" for fold in (1, 3) for part in ("held_out", "clips")}
     assert read == {"labels", *corpora}
-    scored = {stage.name for stage in stages["evaluate/classifier/fold2"].inputs}
-    assert scored == {"classifier/classifier/fold2", "corpora/fold2/held_out", "corpora/fold2/clips"}
+    scored = {stage.name for stage in stages["evaluate/classifier/fold2/clips"].inputs}
+    assert scored == {"classifier/classifier/fold2", "corpora/fold2/clips"}
+    assert {stage.name for stage in stages["evaluate/classifier/fold2/held_out"].inputs} == {
+        "classifier/classifier/fold2", "corpora/fold2/held_out"
+    }  # fmt: skip
 
 
 def test_only_the_folds_that_are_tested_are_trained_for():
@@ -101,7 +109,8 @@ def test_a_changed_template_trains_that_variant_again_and_no_other():
     before = planned(variants=TWO)
     after = planned(variants=TWO | {"cscm": {"classifier.model.prompts.templates": ["{label}"]}})
     assert changed(before, after) == {
-        *(f"{kind}/cscm/fold{fold}" for kind in ("classifier", "evaluate") for fold in (1, 2, 3)),
+        *(f"classifier/cscm/fold{fold}" for fold in (1, 2, 3)),
+        *(f"evaluate/cscm/fold{fold}/clips" for fold in (1, 2, 3)),
         *("evaluate/scores", "report"),
     }
 
@@ -109,7 +118,7 @@ def test_a_changed_template_trains_that_variant_again_and_no_other():
 def test_to_test_other_folds_leaves_what_is_trained_and_scored():
     before, after = planned(**{"folds.test": [1, 2]}), planned()
     assert changed(before, after) == {"labels/tested", "evaluate/scores", "report"}
-    assert after.keys() - before.keys() == {"classifier/classifier/fold3", "evaluate/classifier/fold3"}
+    assert after.keys() - before.keys() == {"classifier/classifier/fold3", "evaluate/classifier/fold3/clips"}
 
 
 @pytest.mark.parametrize(

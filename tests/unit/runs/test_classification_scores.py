@@ -50,7 +50,7 @@ class Run:
             ]
         self.labels = str(root / "labels")
         fold_labels.write(self.labels, self.parts, LABELS)
-        self.scores: dict[str, dict[int, str]] = {}
+        self.scores: dict[str, dict[int, list[str]]] = {}
 
     def add(self, name: str, heard: Mapping[str, str | None], *, without: str = "", turned: bool = False) -> None:
         """A classifier that hears each clip as the label given, in several shards and perhaps in another order."""
@@ -58,8 +58,13 @@ class Run:
         for fold, clips in TRUTH.items():
             ids = [clip_id for clip_id in (reversed(clips) if turned else clips) if clip_id not in without]
             rows_AK = probabilities([heard[clip_id] for clip_id in ids])
-            shards = {"shard_00000": (ids[:2], rows_AK[:2]), "shard_00001": (ids[2:], rows_AK[2:])}
-            self.scores[name][fold] = self._embeddings(self.root / "scores" / name / str(fold), shards)
+            where = self.root / "scores" / name / str(fold)
+            shards = {"shard_00000": (ids[:1], rows_AK[:1]), "shard_00001": (ids[1:2], rows_AK[1:2])}
+            # the parts of a fold have shards of the same names
+            self.scores[name][fold] = [
+                self._embeddings(where / "clips", shards),
+                self._embeddings(where / "held_out", {"shard_00000": (ids[2:], rows_AK[2:])}),
+            ]
 
     def score(self, baseline: str) -> tuple[dict[str, Any], dict[str, Any]]:
         folder = str(self.root / STAGE / "digest")

@@ -55,7 +55,7 @@ def test_the_outcomes_of_several_parts_are_listed_kept_clips_first_then_by_numbe
         "corpora/fold1/held_out": part(tmp_path / "2", ("b", "missing")),
         "evaluate/cscm/fold1": scored(tmp_path / "3", [("c", "silent"), ("d", "silent")], [("e", "silent")]),
     }
-    count = {"outcomes": {"missing": 2, "silent": 3, "kept": 2}, "scored_by": "evaluate/cscm/fold1"}
+    count = {"outcomes": {"missing": 2, "silent": 3, "kept": 2}, "scored_by": ["evaluate/cscm/fold1"]}
     lines = outcome_lines(folders, ["fold1/clips", "fold1/held_out"], count)
     assert [(line.outcome, line.count) for line in lines] == [("kept", 2), ("silent", 3), ("missing", 2)]
     examples = [[clip_id for clip_id, _ in line.examples] for line in lines]

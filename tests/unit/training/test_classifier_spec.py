@@ -13,11 +13,9 @@ import torch
 from tiny_classifying import (
     TEMPLATES,
     WORDS,
-    assert_same_run,
     classifier_settings,
     files_of,
     killed,
-    stopping,
     tiny_classifier,
     tiny_spec,
     tiny_training,
@@ -25,7 +23,7 @@ from tiny_classifying import (
     write_data,
     write_labelled,
 )
-from tiny_tag_runs import measured
+from tiny_tag_runs import measured, without_times
 from tiny_tagging import AUDIO, NAMES, tagged_loader
 
 from raysem import storage
@@ -34,10 +32,9 @@ from raysem.errors import ConfigError, DataError
 from raysem.models.classifier_checkpoint import load_classifier, read_classifier_config
 from raysem.text.encoder import TextEncoderSettings
 from raysem.text.prompts import LabelPromptSettings
-from raysem.training import classifier_spec
 from raysem.training.classifier_measure import ClassMeasure
 from raysem.training.classifier_objective import ClassifierObjectiveSettings
-from raysem.training.classifier_spec import ClassifierSpec, places_of, with_epochs
+from raysem.training.classifier_spec import places_of, with_epochs
 from raysem.training.context import LocalContext, process_settings
 from raysem.training.draws import draw_seed
 from raysem.training.schedule import Schedule, ScheduleSettings
@@ -71,9 +68,9 @@ def test_a_classifier_learns_the_clips_that_it_is_trained_on(
     data: Path, bert_folder: Path, tmp_path: Path, similarity: Any
 ):
     settings = classifier_settings(bert_folder, similarity)
-    training = {"steps": 80, "batch_size": 10, "learning_rate": 2e-2, "keep": "last"}
+    training = {"steps": 200, "batch_size": 10, "learning_rate": 5e-3, "keep": "last"}
     result = trained(tiny_spec(tmp_path, data, bert_folder, model=settings, held_out=(), training=training))
-    assert accuracy_on(str(data / "main.parquet"), result.model, 30) > 0.5, "chance is 1/6"
+    assert accuracy_on(str(data / "main.parquet"), result.model, 30) > 0.6, "chance is 1/6"
     assert (result.best_step, result.history) == (None, [])
 
 
@@ -171,10 +168,7 @@ def test_a_run_of_epochs_takes_each_clip_as_often_and_decays_its_rate(data: Path
     }  # fmt: skip
     result = trained(tiny_spec(tmp_path, data, bert_folder, epochs=3, held_out=(), training=training))
     assert (result.steps, result.clips_loaded) == (9, 90)
-    lines = storage.read_bytes(str(tmp_path / "metrics.jsonl")).decode().splitlines()
-    import json
-
-    rates = [json.loads(line)["learning_rate"] for line in lines]
+    rates = [line["learning_rate"] for line in without_times(tmp_path)]
     assert rates == pytest.approx([0.01] * 3 + [0.005] * 3 + [0.0025] * 3)
 
 
@@ -206,95 +200,6 @@ def test_a_clip_without_its_one_known_label_is_said_by_its_row_before_the_first_
     assert not (tmp_path / "out").exists()
 
 
-# Going on
-
-
-CASES: dict[str, dict[str, Any]] = {
-    "cscm, augmented": {
-        "model": {"similarity": "cscm", "trained": True, "audio_dropout": 0.2},
-        "augmentation": AUDIOCLIP_AUGMENTATION,
-        "epochs": 2,
-        "training": {"optimizer": "sgd", "schedule": EXPONENTIAL, "weight_decay": 5e-4},
-    },
-    "baseline in parts, averaged": {
-        "model": {"similarity": None, "audio_dropout": 0.2},
-        "augmentation": AUDIOCLIP_AUGMENTATION,
-        "training": {"accumulation": 2, "keep": "last", "weight_average": 0.9, "precision": "bf16"},
-    },
-    "frozen text": {
-        "model": {"similarity": "seq_transf", "shared_width": 16},
-        "objective": ClassifierObjectiveSettings(form="diagonal"),
-    },
-}  # fmt: skip
-
-
-def spec_of(case: str, output: Path, data: Path, text: Path) -> ClassifierSpec:
-    changes = dict(CASES[case])
-    return tiny_spec(output, data, text, model=classifier_settings(text, **changes.pop("model")), **changes)
-
-
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("calls", [(1,), (6,), (2, 5, 4)], ids=str)
-def test_a_run_that_was_killed_and_started_again_equals_the_uninterrupted_one(
-    data: Path, bert_folder: Path, tmp_path: Path, case: str, calls: tuple[int, ...]
-):
-    """The last one is killed in its steps 2, 5 and, gone on from step 3, 7."""
-    result = trained(spec_of(case, tmp_path / "whole", data, bert_folder))
-    spec = spec_of(case, tmp_path / "killed", data, bert_folder)
-    for call in calls:
-        killed(spec, call * spec.training.accumulation)
-    assert not (tmp_path / "killed" / "result.json").exists()
-    assert_same_run(tmp_path / "whole", tmp_path / "killed", (result, trained(spec)))
-
-
-@pytest.mark.parametrize("where", ["measuring", "writing the model"])
-def test_a_run_killed_while_it_measures_or_writes_goes_on_too(
-    data: Path, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-):
-    result = trained(spec_of("cscm, augmented", tmp_path / "whole", data, bert_folder))
-    spec = spec_of("cscm, augmented", tmp_path / "killed", data, bert_folder)
-    calls = iter([None, None, KeyboardInterrupt] if where == "measuring" else [KeyboardInterrupt])
-    place, name = (ClassMeasure, "measure") if where == "measuring" else (classifier_spec, "save_classifier")
-    original = getattr(place, name)
-
-    def dying(*arguments: Any) -> Any:
-        error = next(calls, None)
-        if error is not None:
-            raise error
-        return original(*arguments)
-
-    monkeypatch.setattr(place, name, dying)
-    with pytest.raises(KeyboardInterrupt):
-        trained(spec)
-    assert not (tmp_path / "killed" / "result.json").exists()
-    assert_same_run(tmp_path / "whole", tmp_path / "killed", (result, trained(spec)))
-
-
-def test_seeds_and_augmentation_make_other_runs_and_threads_do_not(data: Path, bert_folder: Path, tmp_path: Path):
-    spec = spec_of("cscm, augmented", tmp_path / "first", data, bert_folder)
-    threads = spec.training.model_copy(update={"loader_threads": 5, "cache_mib": 0, "prefetch_batches": 0})
-    others = {
-        "threads": replace(spec, training=threads),
-        "seed": replace(spec, seed=4),
-        "plain": replace(spec, augmentation=type(spec.augmentation)()),
-    }
-    trained(spec)
-    first = files_of(tmp_path / "first" / "model")
-    for name, other in others.items():
-        trained(replace(other, output=str(tmp_path / name)))
-        assert (files_of(tmp_path / name / "model") == first) == (name == "threads"), name
-
-
-def test_a_finished_run_returns_what_it_found_and_takes_no_step(data: Path, bert_folder: Path, tmp_path: Path):
-    spec = spec_of("cscm, augmented", tmp_path, data, bert_folder)
-    result, before = trained(spec), files_of(tmp_path)
-    with stopping(1) as begun:
-        assert trained(spec) == result
-    assert [objective.calls for objective in begun] == [0]
-    assert files_of(tmp_path) == before
-    assert not any(name.startswith("checkpoints") for name in before)
-
-
 def test_broken_clips_are_replaced_counted_and_listed(bert_folder: Path, tmp_path: Path):
     data = write_data(tmp_path / "data", broken=(3, 17))
     held_out = (write_labelled(tmp_path / "held.parquet", 13, prefix="held", broken=[6]),)
@@ -316,7 +221,7 @@ def changes_of(text: Path) -> dict[str, tuple[dict[str, Any], str]]:
     hashes = r"initial_model: '\w+' -> '\w+'"
     other_words = classifier_settings(text, label_words=WORDS | {"Meow": "loud cat"})
     other_templates = classifier_settings(text, prompts=LabelPromptSettings(templates=TEMPLATES[:1]))
-    longer = classifier_settings(text, text=TextEncoderSettings(name=str(text), max_tokens=21))
+    longer = TextEncoderSettings(name=str(text), max_tokens=21)
     return {
         "form": ({"objective": ClassifierObjectiveSettings(form="diagonal")},
                  r"objective.form: 'multi_positive' -> 'diagonal'"),
@@ -325,7 +230,7 @@ def changes_of(text: Path) -> dict[str, tuple[dict[str, Any], str]]:
         "similarity": ({"model": classifier_settings(text, "cscm")}, hashes),
         "words": ({"model": other_words}, hashes),
         "templates": ({"model": other_templates}, hashes),
-        "tokens": ({"model": longer}, hashes),
+        "tokens": ({"model": classifier_settings(text).model_copy(update={"text": longer})}, hashes),
         "labels": ({"labels": NAMES[::-1]}, hashes),
         "epochs": ({"epochs": 4}, r"training.steps: 8 -> 15"),
         "optimizer": ({"training": {"optimizer": "sgd"}}, r"training.optimizer: 'adamw' -> 'sgd'"),
@@ -356,7 +261,9 @@ def test_the_name_of_a_run_is_that_of_its_settings(data: Path, bert_folder: Path
 
 
 def test_the_name_of_a_run_is_one_folder(data: Path, bert_folder: Path, tmp_path: Path):
-    first, second = (tiny_spec(tmp_path, data, bert_folder, name=name).run_name for name in ("cscm/fold 1", "cscm-fold 1"))
+    first, second = (
+        tiny_spec(tmp_path, data, bert_folder, name=name).run_name for name in ("cscm/fold 1", "cscm-fold 1")
+    )
     assert first.startswith("cscm-fold 1-")
     assert "/" not in first + second
     assert first != second

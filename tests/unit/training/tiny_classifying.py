@@ -138,9 +138,7 @@ def stopping(call: int) -> Iterator[list[StopAt]]:
 
         return build
 
-    with mock.patch.multiple(
-        classifier_spec, PromptObjective=of(PromptObjective), LinearObjective=of(LinearObjective)
-    ):
+    with mock.patch.multiple(classifier_spec, PromptObjective=of(PromptObjective), LinearObjective=of(LinearObjective)):
         yield begun
 
 
