@@ -52,12 +52,12 @@ class LabelNetwork(nn.Module):
 class LabelTexts:
     """The prompts of the labels in a batch as input of `LabelNetwork`: cached features, or tokens."""
 
-    def __init__(self, classifier: Classifier, device: torch.device):
+    def __init__(self, classifier: Classifier, device: torch.device, *, cache_mib: int):
         assert classifier.text_encoder is not None
         self.prompts = classifier.prompts(classifier.labels)
         self._encoder, self._device = classifier.text_encoder, device
         trained = any(parameter.requires_grad for parameter in self._encoder.parameters())
-        self._features = None if trained else CaptionFeatures(self._encoder, device)
+        self._features = None if trained else CaptionFeatures(self._encoder, device, cache_mib=cache_mib)
 
     def __call__(self, labels: Sequence[int]) -> Tensor | dict[str, Tensor]:
         """The prompts of these labels, one label after the other: features text_QV, or tokens."""
@@ -72,10 +72,17 @@ class PromptObjective:
 
     weights: Mapping[str, float] = {"label_contrastive": 1.0}
 
-    def __init__(self, classifier: Classifier, settings: ClassifierObjectiveSettings, device: torch.device):
+    def __init__(
+        self,
+        classifier: Classifier,
+        settings: ClassifierObjectiveSettings,
+        device: torch.device,
+        *,
+        text_cache_mib: int = 256,
+    ):
         self.network: nn.Module = LabelNetwork(classifier)
         self._classifier, self._settings, self._device = classifier, settings, device
-        self._texts = LabelTexts(classifier, device)
+        self._texts = LabelTexts(classifier, device, cache_mib=text_cache_mib)
         self._half: torch.dtype | None = None
 
     def use_half_precision(self, dtype: torch.dtype | None) -> None:

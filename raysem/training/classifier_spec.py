@@ -49,7 +49,7 @@ class ClassifierSpec:
     sources: tuple[Location, ...]
     """CLIPS tables whose clips have one of the labels each, as Parquet files or folders; one table together."""
     held_out: tuple[Location, ...] = ()
-    """Clips by which the best step is chosen; none: the last step is kept."""
+    """Clips by which the best step is chosen; without any, `training.keep` has to be `last`."""
     seed: int = 0
     model: ClassifierSettings = field(default_factory=ClassifierSettings)
     objective: ClassifierObjectiveSettings = field(default_factory=ClassifierObjectiveSettings)
@@ -98,7 +98,7 @@ class ClassifierSpec:
             layer_depths=layer_depths(classifier) if settings.layer_decay < 1 else None,
         )
         objective: Objective = (
-            PromptObjective(classifier, self.objective, context.device)
+            PromptObjective(classifier, self.objective, context.device, text_cache_mib=settings.text_cache_mib)
             if classifier.reads_text
             else LinearObjective(classifier, context.device)
         )
@@ -136,7 +136,10 @@ class ClassifierSpec:
 
 
 def with_epochs(settings: TrainingSettings, epochs: int | None, num_clips: int) -> TrainingSettings:
-    """The settings with as many steps as the epochs have, and an exponential schedule that decays after each."""
+    """The settings with as many steps as the epochs have, and an exponential schedule that decays after each.
+
+    An epoch has num_clips / batch_size steps; both numbers are rounded to whole steps, the decay's for every epoch.
+    """
     if epochs is None:
         return settings
     steps_an_epoch = num_clips / settings.batch_size

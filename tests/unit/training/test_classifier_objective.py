@@ -154,13 +154,24 @@ def test_each_label_of_a_batch_is_encoded_once(text: Path, kind: str):
     objective = objective_of(classifier)
     assert classifier.text_encoder is not None
     rows: list[int] = []
-    hook = lambda _, inputs: rows.append(len(inputs[0]["input_ids"]))  # noqa: E731
-    classifier.text_encoder.register_forward_pre_hook(hook)
+    classifier.text_encoder.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0]["input_ids"])))
     first = objective.losses(label_batch(LABELS)).losses["label_contrastive"]
     assert sum(rows) == 4 * len(TEMPLATES)
     second = objective.losses(label_batch(LABELS)).losses["label_contrastive"]
     assert sum(rows) == (4 if kind == "frozen" else 8) * len(TEMPLATES), "a frozen encoder's features are kept"
     assert first.equal(second)
+
+
+def test_the_features_kept_are_no_more_than_the_settings_allow(text: Path):
+    classifier = classifier_of(text)
+    objective = PromptObjective(classifier, ClassifierObjectiveSettings(), CPU, text_cache_mib=0)
+    assert classifier.text_encoder is not None
+    rows: list[int] = []
+    classifier.text_encoder.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0]["input_ids"])))
+    losses = [objective.losses(label_batch(LABELS)).losses["label_contrastive"] for _ in range(2)]
+    assert sum(rows) == 8 * len(TEMPLATES)
+    assert losses[0].equal(losses[1])
+    assert losses[0].equal(loss_of(classifier, label_batch(LABELS)))
 
 
 def test_features_of_a_frozen_encoder_give_the_loss_of_the_trained_one(text: Path):

@@ -132,8 +132,8 @@ def stopping(call: int) -> Iterator[list[StopAt]]:
     begun: list[StopAt] = []
 
     def of(kind: type[PromptObjective] | type[LinearObjective]) -> Any:
-        def build(*rest: Any) -> StopAt:
-            begun.append(StopAt(kind(*rest), call))
+        def build(*rest: Any, **settings: Any) -> StopAt:
+            begun.append(StopAt(kind(*rest, **settings), call))
             return begun[-1]
 
         return build
