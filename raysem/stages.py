@@ -36,6 +36,7 @@ LOCK = "_lock.json"
 PLAN = "run.json"
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
+WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,12 @@ class StageResult:
 
 def done_record(stage: Stage, output: storage.Location) -> dict[str, Any] | None:
     """The stage's `_done.json`, or None when it is not finished."""
+    return _record_in(stage.folder(output), stage)
+
+
+def _record_in(folder: storage.Location, stage: Stage) -> dict[str, Any] | None:
     try:
-        record = storage.read_json(storage.join(stage.folder(output), DONE))
+        record = storage.read_json(storage.join(folder, DONE))
     except FileNotFoundError:
         return None
     except ValueError:
@@ -105,6 +110,7 @@ def run_stages(
     fresh: bool = False,
     connect: Callable[[], None] | None = None,
     at_once: Callable[[], int] | None = None,
+    shared: bool = False,
 ) -> dict[str, StageResult]:
     """Run what is not finished, in order, and return every result by stage name, in that order too.
 
@@ -117,6 +123,8 @@ def run_stages(
         connect: called once, before the first stage that has to run and needs the cluster.
         at_once: how many stages of one group may run at the same time; asked before a group of which two or more have
             to run, after `connect` where one of them needs the cluster. None, and 1, run every stage in this thread.
+        shared: others run stages in this output now, too: each stage is locked while it runs, and one that another
+            process runs is waited for and then skipped.
 
     Raises:
         StageError: a stage failed; what it wrote stays.
@@ -126,7 +134,9 @@ def run_stages(
         for stage in chosen:
             storage.delete(stage.folder(output))
     join = functools.cache(connect or (lambda: None))
-    places = [_Place(stage, stage.folder(output), f"[{i}/{len(chosen)}]") for i, stage in enumerate(chosen, 1)]
+    places = [
+        _Place(stage, stage.folder(output), f"[{i}/{len(chosen)}]", shared) for i, stage in enumerate(chosen, 1)
+    ]
     results: dict[str, StageResult] = {}
     for _, group in itertools.groupby(places, key=lambda place: place.stage.group or place):
         results |= _run_group(list(group), output, join, at_once)
@@ -141,6 +151,7 @@ class _Place:
     folder: storage.Location
     mark: str
     """As the log shows it: [3/12]."""
+    shared: bool
 
 
 def _run_group(
@@ -160,8 +171,7 @@ def _run_group(
     for place in places:
         stage, record = place.stage, records[place.stage.name]
         if record is not None:
-            log.info("%s %s: finished before, skipped", place.mark, stage.name)
-            results[stage.name] = StageResult(stage, place.folder, record["summary"], record["seconds"], skipped=True)
+            results[stage.name] = _skipped(place, record)
         elif width == 1:
             if stage.needs_cluster:
                 join()
@@ -213,8 +223,21 @@ def _run_side_by_side(places: Sequence[_Place], width: int) -> dict[str, StageRe
     return results
 
 
+def _skipped(place: _Place, record: Mapping[str, Any]) -> StageResult:
+    log.info("%s %s: finished before, skipped", place.mark, place.stage.name)
+    return StageResult(place.stage, place.folder, record["summary"], record["seconds"], skipped=True)
+
+
 def _run_stage(place: _Place) -> StageResult:
-    """Run one stage and write its `_done.json`."""
+    """Run one stage and write its `_done.json`; where the output is shared, unless another process did meanwhile."""
+    if not place.shared:
+        return _run_alone(place)
+    with _stage_lock(place.folder):
+        record = _record_in(place.folder, place.stage)
+        return _run_alone(place) if record is None else _skipped(place, record)
+
+
+def _run_alone(place: _Place) -> StageResult:
     stage, folder = place.stage, place.folder
     attempts = _count_attempt(folder)
     again = f" (attempt {attempts})" if attempts > 1 else ""
@@ -302,6 +325,35 @@ def run_lock(output: storage.Location) -> Iterator[None]:
     location = storage.join(output, LOCK)
     token = uuid.uuid4().hex
     _acquire(location, token)
+    with _held(location, token):
+        yield
+
+
+@contextmanager
+def _stage_lock(folder: storage.Location) -> Iterator[None]:
+    """Hold a stage's folder; while another process does, wait."""
+    location = storage.join(folder, LOCK)
+    token = uuid.uuid4().hex
+    told = False
+    while True:
+        held = _read_lock(location)
+        if held is None or not _is_alive(held):
+            try:
+                _acquire(location, token)
+                break
+            except UserError as error:
+                log.debug("%s", error)  # another one was faster
+        elif not told:
+            log.info("%s: process %s on %s is at work on it; waiting", folder, held["pid"], held["host"])
+            told = True
+        time.sleep(WAIT_SECONDS)
+    with _held(location, token):
+        yield
+
+
+@contextmanager
+def _held(location: storage.Location, token: str) -> Iterator[None]:
+    """Keep the lock that was taken alive, and give it back."""
     stop = threading.Event()
 
     def beat() -> None:

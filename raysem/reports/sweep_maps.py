@@ -1,0 +1,144 @@
+"""Heat maps of a sweep: the metric over two of its keys, drawn by hand as a confusion is."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from itertools import combinations
+from statistics import mean
+from typing import Any
+
+from raysem.reports.plot_style import Plot
+from raysem.reports.sweep_content import SweepKey, SweepReport, SweepTrial
+from raysem.reports.sweep_labels import clipped, key_value_text, metric_text, short_names, spread_text
+from raysem.reports.sweep_settings import deviation, finished_metric, value_key
+
+_CELL_HEIGHT = 30
+_SIGN_WIDTH = 6.1  # of the style sheet's 10.5 px
+
+
+def heat_maps(report: SweepReport) -> list[Plot]:
+    """A map for each pair of listed keys of which both have several values; empty where nothing finished."""
+    if not any(finished_metric(trial) is not None for trial in report.trials):
+        return []
+    listed = [key for key in report.keys if key.is_discrete and len(_values(report, key)) > 1]
+    return [heat_map(report, first, second) for first, second in combinations(listed, 2)]
+
+
+def heat_map(report: SweepReport, first: SweepKey, second: SweepKey) -> Plot:
+    """The mean over seeds and all other keys. The key with more values lies along the map's width.
+
+    A cell without a finished trial tells why it has no number: not run, stopped early, or failed.
+    """
+    across, down = (first, second) if len(_values(report, first)) >= len(_values(report, second)) else (second, first)
+    columns, rows = _values(report, across), _values(report, down)
+    if down.is_numeric:
+        rows = rows[::-1]  # as on any axis, more is higher
+    cells = {
+        (at, left): _in_cell(report.trials, (down.name, row), (across.name, column))
+        for at, row in enumerate(rows)
+        for left, column in enumerate(columns)
+    }
+    means = {place: mean(values) for place, trials in cells.items() if (values := _finished(trials))}
+    low, high = min(means.values(), default=0.0), max(means.values(), default=0.0)
+    best, worst = (high, low) if report.direction == "max" else (low, high)
+    names = short_names([key.name for key in report.keys])
+    labels = [clipped(key_value_text(down, row)) for row in rows]
+    heads = [clipped(key_value_text(across, column), 18) for column in columns]
+    width = max(30.0, 12 + _SIGN_WIDTH * max(len(metric_text(value, report.metric_is_share)) for value in [low, high]))
+    upright = max(map(len, heads)) * _SIGN_WIDTH > width - 4
+    left_edge = 26 + _SIGN_WIDTH * max(map(len, labels))
+    top_edge = 24 + (_SIGN_WIDTH * max(map(len, heads)) if upright else 12)
+    full_width, full_height = left_edge + width * len(columns) + 2, top_edge + _CELL_HEIGHT * len(rows) + 2
+    parts = []
+    for (at, left), trials in cells.items():
+        place = (left_edge + width * left, top_edge + _CELL_HEIGHT * at, width)
+        value = means.get((at, left))
+        share = None if value is None else (value - worst) / (best - worst) if best != worst else 0.5
+        said = f"{names[down.name]} = {key_value_text(down, rows[at])}, {names[across.name]} = " + key_value_text(
+            across, columns[left]
+        )
+        parts.append(_cell(place, share, trials, said, report, is_best=value is not None and value == best))
+    for at, label in enumerate(labels):
+        y = top_edge + _CELL_HEIGHT * (at + 0.5) + 3.5
+        parts.append(f'<text x="{left_edge - 6:g}" y="{y:g}" text-anchor="end">{html.escape(label)}</text>')
+    for left, head in enumerate(heads):
+        x = left_edge + width * (left + 0.5)
+        place_of_head = (
+            f'transform="translate({x + 3.5:g} {top_edge - 6:g}) rotate(-90)"'
+            if upright
+            else f'x="{x:g}" y="{top_edge - 6:g}" text-anchor="middle"'
+        )
+        parts.append(f"<text {place_of_head}>{html.escape(head)}</text>")
+    middle = left_edge + width * len(columns) / 2
+    parts.append(
+        f'<text class="hm-name" x="{middle:g}" y="11" text-anchor="middle">{html.escape(names[across.name])}</text>'
+    )
+    y = top_edge + _CELL_HEIGHT * len(rows) / 2
+    parts.append(
+        f'<text class="hm-name" text-anchor="middle" transform="translate(11 {y:g}) rotate(-90)">'
+        f"{html.escape(names[down.name])}</text>"
+    )
+    unit = " %" if report.metric_is_share else ""
+    spoken = f"{metric_text(worst, report.metric_is_share)} to {metric_text(best, report.metric_is_share)}{unit}"
+    empty = len(cells) - len(means)
+    return Plot(
+        f"{names[across.name]} × {names[down.name]}",
+        f'<svg class="heatmap" viewBox="0 0 {full_width:g} {full_height:g}" width="{full_width:g}" '
+        f'height="{full_height:g}">{"".join(parts)}</svg>',
+        f"{report.metric} over {across.name} and {down.name}: from {spoken}; {empty} of {len(cells)} cells are empty.",
+        f"Mean {report.metric} of the finished trials{unit and ', in %'}; the stronger, the better ({spoken})."
+        + _legend(cells.values()),
+    )
+
+
+def _cell(
+    place: tuple[float, float, float],
+    share: float | None,
+    trials: Sequence[SweepTrial],
+    said: str,
+    report: SweepReport,
+    *,
+    is_best: bool,
+) -> str:
+    x, y, width = place
+    middle = f'x="{x + width / 2:g}" y="{y + _CELL_HEIGHT / 2 + 3.5:g}" text-anchor="middle"'
+    box = f'x="{x + 1:g}" y="{y + 1:g}" width="{width - 2:g}" height="{_CELL_HEIGHT - 2}" rx="3"'
+    if share is None:
+        why = _why_empty(trials)
+        sign = {"failed": "×", "stopped early": "○"}.get(why, "")
+        text = f'<text class="hm-sign" {middle}>{sign}</text>' if sign else ""
+        return f'<g><rect class="hm-empty" {box}/>{text}<title>{html.escape(f"{said}: {why}")}</title></g>'
+    values = _finished(trials)
+    number = metric_text(mean(values), report.metric_is_share)
+    title = f"{said}: {spread_text(mean(values), deviation(values), report.metric_is_share)}, {len(values)} trials"
+    return (
+        f'<g><rect class="hm-cell{" hm-best" if is_best else ""}" {box} style="--share: {share:.3f}"/>'
+        f'<text class="hm-number" {middle}>{html.escape(number)}</text><title>{html.escape(title)}</title></g>'
+    )
+
+
+def _legend(cells: Any) -> str:
+    reasons = {_why_empty(trials) for trials in cells if not _finished(trials)}
+    signs = {"not run": "dashed: not run", "stopped early": "○: stopped early", "failed": "×: failed"}
+    said = [sign for reason, sign in signs.items() if reason in reasons]
+    return f" {'; '.join(said).capitalize()}." if said else ""
+
+
+def _why_empty(trials: Sequence[SweepTrial]) -> str:
+    ends = {trial.status for trial in trials}
+    return "not run" if not ends else "stopped early" if "stopped" in ends else "failed"
+
+
+def _in_cell(trials: Sequence[SweepTrial], *places: tuple[str, Any]) -> list[SweepTrial]:
+    return [trial for trial in trials if all(value_key(trial.params[name]) == value_key(at) for name, at in places)]
+
+
+def _finished(trials: Sequence[SweepTrial]) -> list[float]:
+    return [value for trial in trials if (value := finished_metric(trial)) is not None]
+
+
+def _values(report: SweepReport, key: SweepKey) -> list[Any]:
+    """All that are listed, run or not; numbers by size."""
+    found = {value_key(value): value for value in [*key.values, *(trial.params[key.name] for trial in report.trials)]}
+    return sorted(found.values()) if key.is_numeric else list(found.values())
