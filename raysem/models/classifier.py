@@ -138,8 +138,7 @@ class Classifier(nn.Module):
         """
         if isinstance(labels, str):
             raise ValueError(f"expected a list of labels, got {labels!r}")
-        words = [self.settings.label_words.get(label, label) for label in labels]
-        return label_prompts(words, self.settings.prompts.templates, key=key)
+        return label_prompts(labels, self.settings.prompts.templates, key=key, words=self.settings.label_words)
 
     # Afterwards
 

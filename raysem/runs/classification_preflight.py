@@ -54,8 +54,11 @@ def check_prompts(recipe: ClassificationRecipe, labels: Sequence[str]) -> None:
     for name, settings in recipe.classifiers().items():
         model = settings.model
         if model.similarity is not None:
-            words = [model.label_words.get(label, label) for label in labels]
-            label_prompts(words, model.prompts.templates, key=f"{recipe.key_of(name)}.model.prompts.templates")
+            key = f"{recipe.key_of(name)}.model"
+            unknown = sorted(set(model.label_words) - set(labels))
+            if unknown:
+                raise ConfigError(f"{key}.label_words: no label {unknown[0]!r}; there are {', '.join(labels[:10])}")
+            label_prompts(labels, model.prompts.templates, key=f"{key}.prompts.templates", words=model.label_words)
 
 
 def check_resources(recipe: ClassificationRecipe, output: storage.Location, chosen: Sequence[Stage]) -> list[str]:

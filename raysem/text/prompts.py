@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import field_validator
 
@@ -51,7 +51,9 @@ def prompt(label: str, template: str = DEFAULT_TEMPLATE) -> str:
     return template.replace("{label}", clean_label(label))
 
 
-def label_prompts(labels: Sequence[str], templates: Sequence[str], *, key: str) -> tuple[tuple[str, ...], ...]:
+def label_prompts(
+    labels: Sequence[str], templates: Sequence[str], *, key: str, words: Mapping[str, str] | None = None
+) -> tuple[tuple[str, ...], ...]:
     """One row per label, in their order, with one sentence per template.
 
     Labels are cleaned first, so `Dog_bark` and `dog bark` are one. Two labels with one sentence could not be told
@@ -59,6 +61,7 @@ def label_prompts(labels: Sequence[str], templates: Sequence[str], *, key: str) 
 
     Args:
         key: dotted key of the setting that names the labels, for messages.
+        words: what a prompt calls a label, where that is not the label itself.
 
     Raises:
         ConfigError: no label, an empty one, or two with the same sentence.
@@ -71,9 +74,10 @@ def label_prompts(labels: Sequence[str], templates: Sequence[str], *, key: str) 
     owner: dict[str, int] = {}
     rows = []
     for index, label in enumerate(labels):
-        if not clean_label(label):
+        word = (words or {}).get(label, label)
+        if not clean_label(word):
             raise ConfigError(f"{key}: label {index + 1} of {len(labels)} is empty ({label!r})")
-        row = tuple(prompt(label, template) for template in templates)
+        row = tuple(prompt(word, template) for template in templates)
         for sentence in row:
             first = owner.setdefault(sentence, index)
             if first != index:

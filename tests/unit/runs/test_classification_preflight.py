@@ -137,10 +137,15 @@ def test_named_labels_with_one_prompt_are_refused_with_the_variants_key(checked:
     assert str(error.value) == f"variants.b.classifier.model.prompts.templates: {SAME}"
 
 
+def test_words_for_a_label_that_there_is_not_are_named(checked: Check):
+    with pytest.raises(ConfigError, match=r"classifier\.model\.label_words: no label 'rain'; there are Dog_bark, Rain"):
+        checked(labels=["Dog_bark", "Rain"], **{"classifier.model.label_words": {"rain": "rainfall"}})
+
+
 def test_a_label_s_own_words_tell_it_apart(checked: Check):
     labels = {"labels": ["Dog_bark", "Rain", "dog bark"]}
     assert checked(**labels, **{"classifier.model.label_words": {"dog bark": "the bark of a dog"}}) == []
-    with pytest.raises(ConfigError, match=r"labels 'Dog_bark' and 'dog_bark' have the same prompt"):
+    with pytest.raises(ConfigError, match=r"labels 'Dog_bark' and 'dog bark' have the same prompt"):
         checked(**labels, **{"classifier.model.label_words": {"dog bark": "dog_bark"}})
 
 
