@@ -35,7 +35,8 @@ format: $(STAMP)
 bench: $(STAMP)  ## ratios, each measured in one run; writes benchmarks/results.json
 	$(BIN)/python benchmarks/run.py
 
-wheel: $(STAMP)
+wheel: $(STAMP)  ## dist/raysem-<version>-py3-none-any.whl, which cluster/ installs; the one before goes, two would be ambiguous
+	rm -rf build dist/raysem-*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
