@@ -11,6 +11,7 @@ import typer
 from raysem import config, logs, storage
 from raysem.cli_classify import classify
 from raysem.cli_listen import listen_app
+from raysem.cli_plan import plan
 from raysem.cli_tag import tag
 from raysem.errors import RaysemError, UserError
 
@@ -29,6 +30,7 @@ app.add_typer(text_app, name="text")
 app.add_typer(listen_app, name="listen")
 app.command()(tag)
 app.command()(classify)
+app.command()(plan)
 
 OntologyOption = Annotated[
     str, typer.Option("--ontology", help="ontology.json or its folder (default: $RAYSEM_ONTOLOGY)", show_default=False)

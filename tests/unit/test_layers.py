@@ -13,12 +13,27 @@ import raysem
 ROOT = Path(raysem.__file__).parent
 # A part imports only from parts before it.
 ORDER = [
-    *("errors", "config", "tables", "storage", "ledger", "logs", "audio", "text", "ontology", "corpora", "losses"),
-    *("metrics", "models", "curation", "training", "evaluation", "reports", "listening", "stages", "run_status"),
-    *("runs", "sweeps", "cli_files", "cli_classify", "cli_listen", "cli_tag", "cli"),
+    *("credentials", "errors", "config", "tables", "storage", "ledger", "logs", "audio", "text", "ontology"),
+    *(
+        "corpora",
+        "losses",
+        "metrics",
+        "models",
+        "curation",
+        "training",
+        "evaluation",
+        "reports",
+        "listening",
+        "stages",
+        "run_status",
+    ),
+    *("runs", "sweeps", "cli_files", "cli_classify", "cli_listen", "cli_plan", "cli_tag", "cli"),
 ]
-RAY_FILES = ("curation/ray_stages.py", "curation/ray_shards.py", "training/ray_worker.py")
-RAY_PLACES = ("evaluation/ray_", "runs/", "sweeps.py", "cli.py")
+RAY_FILES = (
+    *("curation/ray_stages.py", "curation/ray_shards.py", "training/ray_worker.py"),
+    *("sweeps/ray_look.py", "sweeps/ray_trials.py"),
+)
+RAY_PLACES = ("evaluation/ray_", "runs/", "sweeps/command.py", "cli.py")
 
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 

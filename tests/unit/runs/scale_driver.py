@@ -54,7 +54,9 @@ def write(folder: str, num_clips: int, buffer_mib: float) -> dict[str, Any]:
         ids = storage.read_table(storage.join(folder, shard.file), ["clip_id"])["clip_id"].combine_chunks()
         vectors = pa.FixedSizeListArray.from_arrays(values, WIDTH)
         table = pa.table([ids, vectors], schema=embeddings_schema("clip_id", WIDTH, {}))
-        record = DoneRecord(storage.name_of(shard.file), shard.rows, {KEPT: shard.rows}, audio_seconds=10.0 * shard.rows)
+        record = DoneRecord(
+            storage.name_of(shard.file), shard.rows, {KEPT: shard.rows}, audio_seconds=10.0 * shard.rows
+        )
         ledger.finish(record, {"shards": table})
 
     watch.step("finish half", lambda: [finish(shard) for shard in manifest.shards[::2]])
