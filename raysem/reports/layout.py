@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from importlib import resources
 from typing import Any
 
@@ -12,6 +13,9 @@ from markupsafe import Markup
 
 from raysem.reports.cells import percent, points, rounded_count, signed, spoken_duration
 from raysem.reports.plots import spoken_label
+
+# Control characters, and those that turn the direction of what follows: `gpj.exe` reads `exe.jpg` after one of them.
+_DECEPTIVE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def render_template(name: str, *, extra_styles: tuple[str, ...] = (), **values: Any) -> str:
@@ -23,6 +27,7 @@ def render_template(name: str, *, extra_styles: tuple[str, ...] = (), **values: 
     environment = Environment(
         loader=FunctionLoader(packaged),
         autoescape=True,
+        finalize=_without_deception,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -43,6 +48,11 @@ def render_template(name: str, *, extra_styles: tuple[str, ...] = (), **values: 
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **values,
     )
+
+
+def _without_deception(value: Any) -> Any:
+    """A text of strangers shows what it holds; what raysem itself has marked as HTML stays."""
+    return _DECEPTIVE.sub("\ufffd", value) if type(value) is str else value
 
 
 def packaged(name: str) -> str:

@@ -86,6 +86,7 @@ class TestScore:
         test_set, model, metric: such as "ESC-50, fold 5", "student", "zero-shot accuracy".
         interval: bounds at `SweepReport.interval_level`.
         detail: such as "400 clips".
+        is_share: the value is one and shown in %.
     """
 
     __test__ = False  # not a test, whatever pytest takes its name for
@@ -96,6 +97,7 @@ class TestScore:
     value: float
     interval: tuple[float, float] | None = None
     detail: str = ""
+    is_share: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class SweepReport:
         metric: what the sweep compares settings by, such as "held-out top1".
         metric_source: what it is measured on, such as "the held-out share of the training corpus".
         direction: "max" where more is better.
-        metric_is_share: the metric, and every test score, is a share and shown in %.
+        metric_is_share: the metric is a share and shown in %.
         keys: in the order of the space file; seeds are no key here.
         best: id of the best trial; its params are the best setting.
         tests: of the best trial only.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from markupsafe import Markup, escape
 
 from raysem.reports.cells import percent
 from raysem.reports.sweep_content import SweepKey
@@ -60,6 +63,11 @@ def spread_text(mean: float | None, deviation: float | None, is_share: bool) -> 
         return metric_text(mean, is_share)
     spread = percent(deviation) if is_share else f"{deviation:,.0f}" if abs(mean) >= 1000 else f"{deviation:.2g}"
     return f"{metric_text(mean, is_share)} ± {spread}"
+
+
+def breakable(name: str) -> Markup:
+    """For the head of a table: a long name may go on in a second line after a dot or an underscore."""
+    return Markup(re.sub(r"([._])(?=.)", r"\1<wbr/>", str(escape(name))))
 
 
 def clipped(text: str, length: int = 24) -> str:

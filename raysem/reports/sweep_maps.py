@@ -11,9 +11,11 @@ from typing import Any
 from raysem.reports.plot_style import Plot
 from raysem.reports.sweep_content import SweepKey, SweepReport, SweepTrial
 from raysem.reports.sweep_labels import clipped, key_value_text, metric_text, short_names, spread_text
-from raysem.reports.sweep_settings import deviation, finished_metric, value_key
+from raysem.reports.sweep_settings import deviation, finished_metric, value_key, values_of
 
 _CELL_HEIGHT = 30
+_ENLARGED = 1.2
+_HALF_A_PAGE = 370
 _SIGN_WIDTH = 6.1  # of the style sheet's 10.5 px
 
 
@@ -21,7 +23,7 @@ def heat_maps(report: SweepReport) -> list[Plot]:
     """A map for each pair of listed keys of which both have several values; empty where nothing finished."""
     if not any(finished_metric(trial) is not None for trial in report.trials):
         return []
-    listed = [key for key in report.keys if key.is_discrete and len(_values(report, key)) > 1]
+    listed = [key for key in report.keys if key.is_discrete and len(values_of(report, key)) > 1]
     return [heat_map(report, first, second) for first, second in combinations(listed, 2)]
 
 
@@ -30,8 +32,10 @@ def heat_map(report: SweepReport, first: SweepKey, second: SweepKey) -> Plot:
 
     A cell without a finished trial tells why it has no number: not run, stopped early, or failed.
     """
-    across, down = (first, second) if len(_values(report, first)) >= len(_values(report, second)) else (second, first)
-    columns, rows = _values(report, across), _values(report, down)
+    across, down = (
+        (first, second) if len(values_of(report, first)) >= len(values_of(report, second)) else (second, first)
+    )
+    columns, rows = values_of(report, across), values_of(report, down)
     if down.is_numeric:
         rows = rows[::-1]  # as on any axis, more is higher
     cells = {
@@ -54,7 +58,7 @@ def heat_map(report: SweepReport, first: SweepKey, second: SweepKey) -> Plot:
     for (at, left), trials in cells.items():
         place = (left_edge + width * left, top_edge + _CELL_HEIGHT * at, width)
         value = means.get((at, left))
-        share = None if value is None else (value - worst) / (best - worst) if best != worst else 0.5
+        share = None if value is None else abs(value - worst) / (high - low) if best != worst else 0.5
         said = f"{names[down.name]} = {key_value_text(down, rows[at])}, {names[across.name]} = " + key_value_text(
             across, columns[left]
         )
@@ -84,8 +88,9 @@ def heat_map(report: SweepReport, first: SweepKey, second: SweepKey) -> Plot:
     empty = len(cells) - len(means)
     return Plot(
         f"{names[across.name]} × {names[down.name]}",
-        f'<svg class="heatmap" viewBox="0 0 {full_width:g} {full_height:g}" width="{full_width:g}" '
-        f'height="{full_height:g}">{"".join(parts)}</svg>',
+        f'<svg class="heatmap{" wide" if full_width > _HALF_A_PAGE else ""}" viewBox="0 0 {full_width:g} '
+        f'{full_height:g}" width="{_ENLARGED * full_width:.0f}" height="{_ENLARGED * full_height:.0f}">'
+        f"{''.join(parts)}</svg>",
         f"{report.metric} over {across.name} and {down.name}: from {spoken}; {empty} of {len(cells)} cells are empty.",
         f"Mean {report.metric} of the finished trials{unit and ', in %'}; the stronger, the better ({spoken})."
         + _legend(cells.values()),
@@ -111,7 +116,10 @@ def _cell(
         return f'<g><rect class="hm-empty" {box}/>{text}<title>{html.escape(f"{said}: {why}")}</title></g>'
     values = _finished(trials)
     number = metric_text(mean(values), report.metric_is_share)
-    title = f"{said}: {spread_text(mean(values), deviation(values), report.metric_is_share)}, {len(values)} trials"
+    trial_word = "trial" if len(values) == 1 else "trials"
+    title = (
+        f"{said}: {spread_text(mean(values), deviation(values), report.metric_is_share)}, {len(values)} {trial_word}"
+    )
     return (
         f'<g><rect class="hm-cell{" hm-best" if is_best else ""}" {box} style="--share: {share:.3f}"/>'
         f'<text class="hm-number" {middle}>{html.escape(number)}</text><title>{html.escape(title)}</title></g>'
@@ -136,9 +144,3 @@ def _in_cell(trials: Sequence[SweepTrial], *places: tuple[str, Any]) -> list[Swe
 
 def _finished(trials: Sequence[SweepTrial]) -> list[float]:
     return [value for trial in trials if (value := finished_metric(trial)) is not None]
-
-
-def _values(report: SweepReport, key: SweepKey) -> list[Any]:
-    """All that are listed, run or not; numbers by size."""
-    found = {value_key(value): value for value in [*key.values, *(trial.params[key.name] for trial in report.trials)]}
-    return sorted(found.values()) if key.is_numeric else list(found.values())

@@ -10,13 +10,14 @@ from typing import Any
 from markupsafe import Markup
 
 from raysem import storage
-from raysem.reports import sweep_plots
 from raysem.reports.cells import spoken_duration
 from raysem.reports.content import Headline
 from raysem.reports.layout import render_template
 from raysem.reports.plots import interval_bar
 from raysem.reports.sweep_content import SweepKey, SweepReport, SweepTrial
+from raysem.reports.sweep_curves import curated_against_threshold, learning_curves
 from raysem.reports.sweep_labels import (
+    breakable,
     key_value_text,
     metric_text,
     setting_text,
@@ -26,7 +27,8 @@ from raysem.reports.sweep_labels import (
 )
 from raysem.reports.sweep_maps import heat_maps
 from raysem.reports.sweep_parallel import parallel_coordinates
-from raysem.reports.sweep_settings import SweepSetting, finished_metric, known_metric, settings_of
+from raysem.reports.sweep_plots import metric_against_key
+from raysem.reports.sweep_settings import SweepSetting, finished_metric, is_best, known_metric, settings_of
 
 log = logging.getLogger(__name__)
 
@@ -44,26 +46,31 @@ def write_sweep_report(content: SweepReport, location: str) -> None:
 def render_sweep_report(content: SweepReport) -> str:
     """The page as text. Every text of `content` is escaped: values and reasons come from anywhere."""
     settings = settings_of(content)
-    drawn = [sweep_plots.metric_against_key(content, key) for key in content.keys]
+    drawn = [metric_against_key(content, key) for key in content.keys]
     ended = {status: [_row(content, trial) for trial in content.trials if trial.status == status] for status in _ENDS}
     return render_template(
         "sweep_report.html",
         extra_styles=("sweep_report.css",),
         content=content,
         headlines=_headlines(content, settings),
+        metric_title=content.metric[:1].upper() + content.metric[1:],
         unit=", %" if content.metric_is_share else "",
-        key_names=short_names([key.name for key in content.keys]),
+        key_heads={name: breakable(short) for name, short in short_names([key.name for key in content.keys]).items()},
         best=_best(content, settings),
         tests=_tests(content),
         settings=[_setting_row(content, setting, rank) for rank, setting in enumerate(settings, start=1)],
         trials=[_row(content, trial) for setting in settings for trial in setting.trials],
         several_seeds=any(len(setting.trials) > 1 for setting in settings),
-        facts=[(name, label) for name, label in _FACTS.items() if any(name in trial.facts for trial in content.trials)],
+        facts=[
+            (name, label)
+            for name, label in _FACTS.items()
+            if any(trial.facts.get(name) is not None for trial in content.trials)
+        ],
         against_keys=[plot for plot in drawn if plot is not None],
         heat_maps=heat_maps(content),
-        curated=sweep_plots.curated_against_threshold(content),
+        curated=curated_against_threshold(content),
         parallel=parallel_coordinates(content),
-        learning=sweep_plots.learning_curves(content),
+        learning=learning_curves(content),
         stopped=ended["stopped"],
         failed=ended["failed"],
         reuse=_reuse(content.trials),
@@ -73,11 +80,10 @@ def render_sweep_report(content: SweepReport) -> str:
 
 def _headlines(content: SweepReport, settings: Sequence[SweepSetting]) -> list[Headline]:
     lines = []
-    best = next((setting for setting in settings if sweep_plots.is_best(content, setting)), None)
+    best = next((setting for setting in settings if is_best(content, setting)), None)
     if best is not None:
         unit = " %" if content.metric_is_share else ""
-        seeds = _seeds(best)
-        detail = f"{setting_text(content.keys, best.params)}; {seeds}"
+        detail = "; ".join(part for part in (setting_text(content.keys, best.params), _seeds(best)) if part)
         spread = spread_text(best.mean, best.deviation, content.metric_is_share)
         lines.append(Headline(f"{spread}{unit}", f"best {content.metric}", detail))
     if content.trials:
@@ -110,16 +116,19 @@ def _best(content: SweepReport, settings: Sequence[SweepSetting]) -> dict[str, A
     trial = content.best_trial
     if trial is None:
         return None
-    setting = next(one for one in settings if sweep_plots.is_best(content, one))
+    setting = next(one for one in settings if is_best(content, one))
     finished = [(one, value) for one in setting.trials if (value := finished_metric(one)) is not None]
     return {
         "trial": trial,
-        "params": [(key.name, value_text(trial.params[key.name], 17)) for key in content.keys],
+        "is_first": setting is settings[0],
+        "params": [(key.name, value_text(trial.params[key.name])) for key in content.keys],
         "metric": spread_text(setting.mean, setting.deviation, content.metric_is_share),
         "own": metric_text(known_metric(trial), content.metric_is_share),
         "seeds": _seeds(setting),
         "by_seed": [
-            (one.seed, metric_text(value, content.metric_is_share)) for one, value in finished if one.seed is not None
+            (one.seed, metric_text(value, content.metric_is_share))
+            for one, value in finished
+            if one.seed is not None and len(setting.trials) > 1
         ],
     }
 
@@ -130,8 +139,8 @@ def _tests(content: SweepReport) -> list[dict[str, Any]]:
     return [
         {
             "score": score,
-            "value": metric_text(score.value, content.metric_is_share),
-            "interval": [metric_text(bound, content.metric_is_share) for bound in score.interval or ()],
+            "value": metric_text(score.value, score.is_share) + (" %" if score.is_share else ""),
+            "interval": [metric_text(bound, score.is_share) for bound in score.interval or ()],
             "bar": Markup(interval_bar(score.value, score.interval, (min(bounds) - margin, max(bounds) + margin)))
             if score.interval
             else "",
@@ -148,7 +157,7 @@ def _setting_row(content: SweepReport, setting: SweepSetting, rank: int) -> dict
     ]
     return {
         "rank": rank,
-        "is_best": sweep_plots.is_best(content, setting),
+        "is_best": is_best(content, setting),
         "status": setting.status,
         "cells": _cells(content.keys, setting.params),
         "metric": spread_text(setting.mean, setting.deviation, content.metric_is_share),
@@ -224,4 +233,4 @@ def _key_row(key: SweepKey) -> dict[str, str]:
         values = ", ".join(value_text(value) for value in key.values)
     else:
         values = f"{value_text(key.low)} to {value_text(key.high)}"
-    return {"name": key.name, "kind": key.kind, "values": values}
+    return {"name": key.name, "kind": key.kind, "listed": values}

@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from raysem.reports.sweep_labels import clipped, key_value_text, metric_text, se
 from raysem.reports.sweep_settings import finished_metric, known_metric, value_key
 
 _TOP, _BOTTOM, _HEIGHT = 34.0, 304.0, 318.0
-_LEFT, _RIGHT, _MIN_GAP, _WIDTH = 40.0, 96.0, 130.0, 1060.0
+_RIGHT, _MIN_GAP, _WIDTH, _SIGN_WIDTH = 96.0, 175.0, 1060.0, 7.0
 
 
 @dataclass(frozen=True)
@@ -48,28 +49,29 @@ def parallel_coordinates(report: SweepReport) -> Plot | None:
     places = [None if value is None else _between(min(max(value, low), high), low, high) for value in metrics]
     ticks = [
         (_between(value, low, high), metric_text(value, report.metric_is_share))
-        for value in MaxNLocator(4).tick_values(low, high)
+        for value in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
         if low <= value <= high
     ]
     label = f"{report.metric}, %" if report.metric_is_share else report.metric
     scales.append(_Scale(label, ticks, places))
-    gap = max(_MIN_GAP, (_WIDTH - _LEFT - _RIGHT) / (len(scales) - 1))
-    parts = [_line(report, trial, at, scales, gap) for at, trial in enumerate(trials)]
-    parts += [_axis(scale, _LEFT + gap * at) for at, scale in enumerate(scales)]
-    width = _LEFT + _RIGHT + gap * (len(scales) - 1)
+    left = 18 + _SIGN_WIDTH * max((len(_tick_text(label)) for _, label in scales[0].ticks), default=0)
+    gap = max(_MIN_GAP, (_WIDTH - left - _RIGHT) / (len(scales) - 1))
+    parts = [_line(report, trial, at, scales, (left, gap)) for at, trial in enumerate(trials)]
+    parts += [_axis(scale, left + gap * at, is_first=at == 0) for at, scale in enumerate(scales)]
+    width = left + _RIGHT + gap * (len(scales) - 1)
     failed = sum(trial.status == "failed" for trial in trials)
     stopped = sum(trial.status == "stopped" for trial in trials)
     best = report.best_trial
     spoken = "" if best is None else f" The best: {setting_text(report.keys, best.params)}."
     caption = [
         "A line for each trial, the stronger the better; point at one for its setting.",
-        *(["In the strongest colour: the best trial."] if best is not None else []),
+        *(["Thick: the best trial."] if best is not None else []),
         *([f"Grey: the {stopped} stopped early, at the edge where out of range."] if stopped else []),
         *([f"Dotted, without a metric: the {failed} that failed."] if failed else []),
     ]
     return Plot(
         "All trials",
-        f'<svg class="parallel" viewBox="0 0 {width:g} {_HEIGHT:g}" style="min-width: {0.72 * width:.0f}px">'
+        f'<svg class="parallel" viewBox="0 0 {width:g} {_HEIGHT:g}" style="min-width: {0.8 * width:.0f}px">'
         f"{''.join(parts)}</svg>",
         f"{len(trials)} trials over {', '.join(names.values())} and {report.metric}, from "
         f"{metric_text(low, report.metric_is_share)} to {metric_text(high, report.metric_is_share)}.{spoken}",
@@ -77,16 +79,19 @@ def parallel_coordinates(report: SweepReport) -> Plot | None:
     )
 
 
-def _line(report: SweepReport, trial: SweepTrial, at: int, scales: Sequence[_Scale], gap: float) -> str:
+def _line(
+    report: SweepReport, trial: SweepTrial, at: int, scales: Sequence[_Scale], across: tuple[float, float]
+) -> str:
+    left, gap = across
     points = [
-        (_LEFT + gap * index, _height(place))
+        (left + gap * index, _height(place))
         for index, scale in enumerate(scales)
         if (place := scale.places[at]) is not None
     ]
     # Level where it meets an axis: of two lines that cross there, each keeps its direction.
     path = f"M{points[0][0]:g} {points[0][1]:.1f}" + "".join(
         f"C{x0 + 0.4 * gap:g} {y0:.1f} {x1 - 0.4 * gap:g} {y1:.1f} {x1:g} {y1:.1f}"
-        for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False)
+        for (x0, y0), (x1, y1) in pairwise(points)
     )
     number = metric_text(known_metric(trial), report.metric_is_share)
     seed = "" if trial.seed is None else f", seed {trial.seed}"
@@ -99,15 +104,18 @@ def _line(report: SweepReport, trial: SweepTrial, at: int, scales: Sequence[_Sca
     return f'<path class="{kind}" d="{path}" style="--share: {good:.3f}"><title>{html.escape(said)}</title></path>'
 
 
-def _axis(scale: _Scale, x: float) -> str:
+def _axis(scale: _Scale, x: float, *, is_first: bool) -> str:
+    at = f'x="{2 if is_first else x:g}" y="{_TOP - 16:g}" text-anchor="{"start" if is_first else "middle"}"'
+    side, anchor = (-1, "end") if is_first else (1, "start")  # where fewer lines pass
     ticks = "".join(
-        f'<line x1="{x:g}" x2="{x + 4:g}" y1="{_height(place):.1f}" y2="{_height(place):.1f}"/>'
-        f'<text x="{x + 7:g}" y="{_height(place) + 3.5:.1f}">{html.escape(clipped(label, 16))}</text>'
+        f'<line x1="{x:g}" x2="{x + 4 * side:g}" y1="{_height(place):.1f}" y2="{_height(place):.1f}"/>'
+        f'<text x="{x + 7 * side:g}" y="{_height(place) + 4:.1f}" text-anchor="{anchor}">'
+        f"{html.escape(_tick_text(label))}</text>"
         for place, label in scale.ticks
     )
     return (
         f'<g class="pc-axis"><line x1="{x:g}" x2="{x:g}" y1="{_TOP:g}" y2="{_BOTTOM:g}"/>{ticks}'
-        f'<text class="pc-name" x="{x:g}" y="{_TOP - 16:g}" text-anchor="middle">{html.escape(clipped(scale.name))}'
+        f'<text class="pc-name" {at}>{html.escape(clipped(scale.name))}'
         f"<title>{html.escape(scale.name)}</title></text></g>"
     )
 
@@ -120,8 +128,9 @@ def _key_scale(key: SweepKey, name: str, trials: Sequence[SweepTrial]) -> _Scale
 def _number_scale(key: SweepKey, name: str, values: Sequence[float]) -> _Scale:
     low, high = min(values), max(values)
     if not key.is_logarithmic:
-        locator = MaxNLocator(5)
-        ticks = [(_between(at, low, high), value_text(float(at))) for at in locator.tick_values(low, high)]
+        listed = key.is_discrete and len(key.values) <= 8
+        at_ticks = key.values if listed else MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
+        ticks = [(_between(at, low, high), value_text(float(at))) for at in at_ticks]
         return _Scale(name, _inside(ticks), [_between(value, low, high) for value in values])
     bounds = math.log(low), math.log(high)
     subs = (1.0,) if high / low > 300 else (1.0, 2.0, 5.0)
@@ -156,6 +165,10 @@ def _goodness(report: SweepReport, trial: SweepTrial) -> tuple[bool, bool, float
 
 def _between(value: float, low: float, high: float) -> float:
     return (value - low) / (high - low) if high > low else 0.5
+
+
+def _tick_text(label: str) -> str:
+    return clipped(label, 16)
 
 
 def _inside(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any, Literal
 
-from raysem.reports.sweep_content import SweepReport, SweepTrial
+from raysem.reports.sweep_content import SweepKey, SweepReport, SweepTrial
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,21 @@ def settings_of(report: SweepReport) -> list[SweepSetting]:
     return sorted(settings, key=lambda setting: (order.index(setting.status), sign * (setting.mean or 0)))
 
 
+def is_best(report: SweepReport, setting: SweepSetting) -> bool:
+    """It is the setting of the best trial."""
+    best = report.best_trial
+    return best is not None and setting_key(best.params) == setting_key(setting.params)
+
+
 def finished_metric(trial: SweepTrial) -> float | None:
     """None of a trial that did not finish, and of one whose metric is no finite number."""
     return known_metric(trial) if trial.status == "finished" else None
 
 
 def known_metric(trial: SweepTrial) -> float | None:
-    """The metric of the trial however it ended; None where it has none that is finite."""
-    return trial.metric if trial.metric is not None and math.isfinite(trial.metric) else None
+    """The metric of a trial that finished or was stopped; None where it has none that is a finite number."""
+    known = trial.metric is not None and math.isfinite(trial.metric) and trial.status != "failed"
+    return trial.metric if known else None
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -85,6 +92,12 @@ def deviation(values: Sequence[float]) -> float | None:
 def setting_key(params: Mapping[str, Any]) -> tuple[str, ...]:
     """The same for the same setting."""
     return tuple(f"{name}={value_key(params[name])}" for name in sorted(params))
+
+
+def values_of(report: SweepReport, key: SweepKey) -> list[Any]:
+    """Those listed, run or not, and what trials have beside them; numbers by size."""
+    found = {value_key(value): value for value in [*key.values, *(trial.params[key.name] for trial in report.trials)]}
+    return sorted(found.values()) if key.is_numeric else list(found.values())
 
 
 def value_key(value: Any) -> str:
