@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
+from raysem.credentials import holds_credentials
 from raysem.errors import ConfigError
 
 
@@ -32,6 +33,9 @@ class Settings(BaseModel):
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
+
+MAX_VALUES = 1_000_000
+"""Of a recipe with its anchors written out: ten lines of YAML can stand for more values than any memory holds."""
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -65,6 +69,8 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
         content = yaml.load(text, Loader=_RecipeLoader)  # a SafeLoader
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: not valid YAML: too many lists or mappings within each other") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
@@ -74,10 +80,37 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{where}: a recipe is a mapping of sections, this is a {type(content).__name__}")
+    if _num_values(content, {}) > MAX_VALUES:
+        raise ConfigError(f"{where}: its anchors stand for more than {MAX_VALUES} values")
     try:
         return json.loads(json.dumps(content))  # keys become texts, and nothing is shared between two places
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: holds what a recipe cannot hold ({error})") from None
+
+
+def _num_values(content: Any, known: dict[int, int]) -> int:
+    """Values in `content` with each shared part counted where it is used; `known` holds those of parts, by identity."""
+    if not isinstance(content, dict | list):
+        return 1
+    if id(content) not in known:
+        known[id(content)] = 0  # a part within itself: json says so
+        parts = content.values() if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(_num_values(part, known) for part in parts)
+    return known[id(content)]
+
+
+def _refuse_credentials(content: Any, where: str, key: str = "") -> None:
+    if isinstance(content, Mapping):
+        for name, part in content.items():
+            _refuse_credentials(part, where, f"{key}.{name}" if key else str(name))
+    elif isinstance(content, list | tuple):
+        for place, part in enumerate(content):
+            _refuse_credentials(part, where, f"{key}.{place}")
+    elif isinstance(content, str) and holds_credentials(content):
+        raise ConfigError(
+            f"{where}: {key}: holds a credential, which would be written beside the outputs; give it by the "
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE) or by a role"
+        )
 
 
 def parse_override(text: str, option: str = "--set") -> tuple[str, Any]:
@@ -132,7 +165,11 @@ def _merged(old: Any, new: Any) -> Any:
 
 
 def build(settings: type[SettingsT], content: Mapping[str, Any], where: str = "recipe") -> SettingsT:
-    """A validated `settings`, or a ConfigError with one line for each wrong key."""
+    """A validated `settings`, or a ConfigError with one line for each wrong key.
+
+    A credential in any text is refused: every run writes its recipe beside its outputs.
+    """
+    _refuse_credentials(content, where)
     try:
         return settings.model_validate(content)
     except ValidationError as error:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from raysem.credentials import without_credentials
+
 
 class RaysemError(Exception):
-    """Base of every error that raysem raises on purpose."""
+    """Base of every error that raysem raises on purpose. Credentials in its texts are masked: it is shown and kept."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*(without_credentials(part) if isinstance(part, str) else part for part in args))
 
 
 class UserError(RaysemError):
@@ -32,7 +39,7 @@ class ClipError(RaysemError):
 
     def __init__(self, outcome: str, reason: str):
         super().__init__(outcome, reason)
-        self.outcome, self.reason = outcome, reason
+        self.outcome, self.reason = self.args
 
     def __str__(self) -> str:
         return f"{self.outcome}: {self.reason}"

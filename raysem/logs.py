@@ -6,7 +6,16 @@ import logging
 import sys
 import time
 
+from raysem.credentials import without_credentials
+
 FORMAT = "%(asctime)s %(levelname).1s %(message)s"
+
+
+class _Formatter(logging.Formatter):
+    """Lines without credentials, whoever put them into a message or a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_credentials(super().format(record))
 
 
 def set_up(level: int = logging.INFO) -> None:
@@ -14,7 +23,7 @@ def set_up(level: int = logging.INFO) -> None:
     logger = logging.getLogger("raysem")
     if not any(getattr(handler, "raysem", False) for handler in logger.handlers):
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(FORMAT, datefmt="%H:%M:%S"))
+        handler.setFormatter(_Formatter(FORMAT, datefmt="%H:%M:%S"))
         handler.raysem = True  # type: ignore[attr-defined]
         logger.addHandler(handler)
     logger.setLevel(level)

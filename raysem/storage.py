@@ -23,6 +23,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysem.credentials import holds_credentials
 from raysem.errors import DataError, StorageError
 
 log = logging.getLogger(__name__)
@@ -64,10 +65,19 @@ def parent_of(location: Location) -> Location:
 
 
 def filesystem(location: Location) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec filesystem of `location` and the path within it."""
+    """The fsspec filesystem of `location` and the path within it.
+
+    Raises:
+        StorageError: there is no such scheme, the location holds a password, or it is a chain of filesystems, which
+            may unpack an archive or reach another machine than the one it seems to name.
+    """
+    if "::" in location:
+        raise StorageError(f"{location}: '::' chains filesystems; refused, name the file itself")
+    if is_remote(location) and "@" in location and holds_credentials(location):
+        raise StorageError(f"{location}: holds a password; refused, give it by the environment")
     try:
         return fsspec.core.url_to_fs(location)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, TypeError) as error:  # TypeError: one that needs more than a location
         raise StorageError(f"{location}: no filesystem for this scheme ({error})") from error
 
 
@@ -250,6 +260,7 @@ def open_parquet(file: Location, columns: Sequence[str] | None = None) -> Iterat
     try:
         with open_read(file) as handle:
             parquet = pq.ParquetFile(handle)
+            refuse_python_types(parquet.schema_arrow, file)
             absent = [name for name in columns or () if name not in parquet.schema_arrow.names]
             if absent:
                 raise DataError(f"{file}: no column {absent[0]!r}; there are {parquet.schema_arrow.names}")
@@ -262,6 +273,28 @@ def open_parquet(file: Location, columns: Sequence[str] | None = None) -> Iterat
         if isinstance(error, OSError) and (error.errno is not None or "deserializ" not in str(error)):
             raise trouble(file, error) from error  # Arrow has OSErrors without a number for damaged bytes
         raise DataError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def refuse_python_types(schema: pa.Schema, file: Location) -> None:
+    """DataError for a column of a type that Python code reads: that of `ray.data.arrow_pickled_object` unpickles it.
+
+    Importing ray.data registers the type, and then a file needs no more than to name it.
+    """
+    for field in schema:
+        found = _python_type(field.type)
+        if found is not None:
+            raise DataError(
+                f"{file}: column {field.name!r} is of the type {found}, which runs code to be read; refused"
+            )
+
+
+def _python_type(kind: pa.DataType) -> str | None:
+    if isinstance(kind, pa.ExtensionType):
+        return kind.extension_name
+    if isinstance(kind, pa.BaseExtensionType):
+        return _python_type(kind.storage_type)
+    parts = [kind.value_type] if pa.types.is_dictionary(kind) else [kind.field(i).type for i in range(kind.num_fields)]
+    return next((found for part in parts if (found := _python_type(part)) is not None), None)
 
 
 def read_rows(location: Location, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:

@@ -24,7 +24,7 @@ def train_crop(
     spare = len(samples_T) - num_samples
     offset = _draw(abs(spare) + 1, seed=seed, epoch=epoch, clip_id=clip_id)
     if spare >= 0:
-        return samples_T[offset : offset + num_samples]
+        return samples_T[offset : offset + num_samples].copy()  # a view would hold half an hour for ten seconds
     padded_P = np.zeros(num_samples, dtype=samples_T.dtype)
     padded_P[offset : offset + len(samples_T)] = samples_T
     if fill == "edge":
@@ -54,7 +54,7 @@ def centre_crop(samples_T: np.ndarray, num_samples: int) -> np.ndarray:
     _check(samples_T, num_samples)
     spare = len(samples_T) - num_samples
     if spare >= 0:
-        return samples_T[spare // 2 : spare // 2 + num_samples]
+        return samples_T[spare // 2 : spare // 2 + num_samples].copy()
     before = (-spare) // 2
     return np.pad(samples_T, (before, -spare - before))
 

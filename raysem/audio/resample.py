@@ -75,7 +75,7 @@ def _by_kernel(samples_T: torch.Tensor, step: int, phases: int, num_samples: int
 def _by_definition(samples_T: np.ndarray, step: int, phases: int, num_samples: int) -> np.ndarray:
     """Each output sample as the windowed-sinc sum over its neighbours: no table, 2 * width + 1 taps."""
     width = _half_width(step, phases)
-    padded_T = np.pad(samples_T, (width, width + 1)).astype(np.float64)
+    padded_T = np.pad(samples_T, (width, width + 1))  # float32 until its block: a long clip is large
     cutoff = min(step, phases) * ROLLOFF / step
     offsets_L = np.arange(-width, width + 1)
     block = max(1, BLOCK_SAMPLES // len(offsets_L))

@@ -124,7 +124,7 @@ def _candidates(part: str) -> list[str]:
 def _google_header(location: str) -> tuple[int | None, bool]:
     """The number of segments that the comments declare, and whether the first line is a comment at all."""
     with open_text(location) as lines:
-        head = [lines.readline() for _ in range(3)]
+        head = [next(lines, "") for _ in range(3)]
     declared = re.search(r"num_segs=(\d+)", head[1])
     return (int(declared.group(1)) if declared else None), head[0].startswith("#")
 

@@ -22,6 +22,8 @@ from raysem.corpora.sources import AudioFiles, first_existing, inside, open_text
 from raysem.errors import DataError
 
 NEEDS = "MACS.yaml and audio/ (the development audio of TAU Urban Acoustic Scenes 2019)"
+MAX_CHARACTERS = 2**24
+"""Of MACS.yaml: its parser takes a hundred times the memory of the text, which may be a small gzip."""
 AUDIO_FOLDERS = ("audio", "TAU-urban-acoustic-scenes-2019-development/audio")
 
 
@@ -55,8 +57,11 @@ def _entries(table: str) -> list[Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one reads 17,275 sentences in seconds
     try:
         with open_text(table) as lines:
-            content = yaml.load(lines, Loader=loader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+            text = lines.read(MAX_CHARACTERS + 1)
+        if len(text) > MAX_CHARACTERS:
+            raise DataError(f"{table}: more than {MAX_CHARACTERS} characters; refused")
+        content = yaml.load(text, Loader=loader)  # a safe loader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
         raise DataError(f"{table}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict) or not isinstance(content.get("files"), list):
         raise DataError(f"{table}: expected a key 'files' with a list of clips")
@@ -65,8 +70,15 @@ def _entries(table: str) -> list[Any]:
 
 def _captions(entry: Any, place: str) -> tuple[str, list[str]]:
     try:
-        name = str(entry["filename"])
-        sentences = [str(annotation["sentence"] or "").strip() for annotation in entry["annotations"]]
+        name = _plain_text(entry["filename"])
+        sentences = [_plain_text(annotation["sentence"] or "").strip() for annotation in entry["annotations"]]
     except (KeyError, TypeError) as error:
         raise DataError(f"{place}: expected filename and annotations with a sentence each ({error})") from error
     return name, [sentence for sentence in sentences if sentence]
+
+
+def _plain_text(value: Any) -> str:
+    """A scalar as text; a list may stand for gigabytes by anchors."""
+    if isinstance(value, dict | list | set | tuple):
+        raise TypeError(f"a {type(value).__name__} where a text should be")
+    return str(value)

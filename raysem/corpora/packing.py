@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raysem import storage
 from raysem.audio.sources import read_clip_file
@@ -222,9 +221,9 @@ def _windows(manifest: ShardManifest, first_row: int) -> Iterator[list[dict[str,
     before = 0
     for location, shard in zip(manifest.files, manifest.shards, strict=True):
         if before + shard.rows > first_row:
-            with storage.open_read(location) as handle:
+            with storage.open_parquet(location) as file:
                 row = before
-                for batch in pq.ParquetFile(handle).iter_batches(batch_size=CLIPS_PER_READ):
+                for batch in file.iter_batches(batch_size=CLIPS_PER_READ):
                     window = batch.slice(max(0, first_row - row)).to_pylist()
                     row += len(batch)
                     if window:

@@ -25,6 +25,10 @@ from raysem.corpora.sources import Names, inside, open_parquet, walk_files
 from raysem.errors import DataError
 
 NEEDS = ".parquet files with a column audio struct<bytes, path>"
+MAX_BATCH_BYTES = 512 * 2**20
+"""Of the rows in memory at once. A value that a dictionary holds once may stand in every row."""
+MAX_VALUE_SHARE = 1000
+"""Unpacked to packed size of a column: beyond it, in something this large, it is a decompression bomb."""
 _SPLIT = re.compile(r"^(.+)-\d{5}-of-\d{5}\.parquet$")
 
 
@@ -72,13 +76,34 @@ def _read_file(folder: str, name: str, options: ParquetOptions) -> Iterator[Clip
     with open_parquet(location) as file:
         _check_columns(location, file.schema_arrow, columns)
         class_names = _class_names(file.schema_arrow)
-        for batch in file.iter_batches(batch_size=options.rows_per_read, columns=columns):
-            for values in batch.to_pylist():
-                place = f"{location} row {number}"
-                identifier = f"{name.removesuffix('.parquet')}/{number:08d}"
-                clip = _Values(values, place, class_names)
-                yield _clip(clip, identifier, folder, split.group(1) if split else None, options)
-                number += 1
+        for group in range(file.num_row_groups):
+            rows = _rows_at_once(file.metadata.row_group(group), columns, options.rows_per_read, location)
+            for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
+                for values in batch.to_pylist():
+                    place = f"{location} row {number}"
+                    identifier = f"{name.removesuffix('.parquet')}/{number:08d}"
+                    clip = _Values(values, place, class_names)
+                    yield _clip(clip, identifier, folder, split.group(1) if split else None, options)
+                    number += 1
+
+
+def _rows_at_once(group: Any, columns: list[str], wanted: int, location: str) -> int:
+    """Rows of a row group to read at once, so that they fit memory whatever they hold.
+
+    Goes by the sizes in the file's footer; one that lies about them is not seen through.
+    """
+    largest = 0
+    for index in range(group.num_columns):
+        column = group.column(index)
+        if column.path_in_schema.split(".")[0] not in columns:
+            continue
+        unpacked, packed = column.total_uncompressed_size, column.total_compressed_size
+        if unpacked > MAX_BATCH_BYTES and unpacked > MAX_VALUE_SHARE * max(packed, 1):
+            raise DataError(
+                f"{location}: column {column.path_in_schema!r} grows from {packed} to {unpacked} bytes; refused"
+            )
+        largest += unpacked
+    return max(1, min(wanted, MAX_BATCH_BYTES // max(largest, 1)))
 
 
 def _columns(options: ParquetOptions) -> list[str]:

@@ -26,6 +26,8 @@ from raysem.errors import DataError, StorageError
 _LOSSLESS = (".wav", ".wave", ".w64", ".flac", ".aif", ".aiff", ".aifc", ".au", ".caf")
 _LOSSY = (".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".wma")
 _CONTAINERS = (".mp4", ".webm", ".mka", ".mkv")
+MAX_LINE_CHARACTERS = 2**24
+"""Of a text file: a gzip of a few kilobytes may hold a line of gigabytes."""
 AUDIO_EXTENSIONS = frozenset(_LOSSLESS + _LOSSY + _CONTAINERS)
 
 
@@ -206,6 +208,22 @@ def _walk_local(folder: str, prefix: str, seen: set[str]) -> Iterator[str]:
             yield f"{prefix}{entry.name}"
 
 
+class _Lines(io.TextIOWrapper):
+    """A text file of bounded lines."""
+
+    def __init__(self, location: str, *given: Any, **options: Any):
+        super().__init__(*given, **options)
+        self._location = location
+
+    def __next__(self) -> str:  # type: ignore[override]
+        line = self.readline(MAX_LINE_CHARACTERS)
+        if not line:
+            raise StopIteration
+        if len(line) >= MAX_LINE_CHARACTERS:
+            raise DataError(f"{self._location}: a line has {MAX_LINE_CHARACTERS} characters or more; refused")
+        return line
+
+
 @contextmanager
 def open_text(location: str, *, encoding: str = "utf-8-sig") -> Iterator[IO[str]]:
     """A text file, unpacked if it is gzip; DataError names the file when it cannot be read."""
@@ -214,7 +232,7 @@ def open_text(location: str, *, encoding: str = "utf-8-sig") -> Iterator[IO[str]
             packed = handle.read(2) == b"\x1f\x8b"
             handle.seek(0)
             stream = cast(IO[bytes], gzip.GzipFile(fileobj=handle)) if packed else handle
-            yield io.TextIOWrapper(io.BufferedReader(cast(Any, stream)), encoding=encoding, newline="")
+            yield _Lines(location, io.BufferedReader(cast(Any, stream)), encoding=encoding, newline="")
     except FileNotFoundError:
         raise DataError(f"{location}: no such file") from None
     except UnicodeDecodeError as error:
@@ -230,7 +248,9 @@ def open_parquet(location: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file; DataError names it when it cannot be read."""
     try:
         with storage.open_read(location) as handle:
-            yield pq.ParquetFile(handle)
+            parquet = pq.ParquetFile(handle)
+            storage.refuse_python_types(parquet.schema_arrow, location)
+            yield parquet
     except FileNotFoundError:
         raise DataError(f"{location}: no such file") from None
     except StorageError:

@@ -32,6 +32,9 @@ NEEDS = ".tar files with members <key>.flac (or another audio format) and <key>.
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 SIDECARS = (".json", ".txt", ".cls")
 MAX_SIDECAR_BYTES = 8 * 2**20
+"""Of all texts of one clip: they are held until its last member."""
+MAX_HEADER_BYTES = 2**20
+"""Between two members: tarfile reads long names and pax headers whole, whatever size they claim."""
 
 
 class WebDatasetOptions(Settings):
@@ -56,6 +59,7 @@ class _Sample:
     captions: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     problem: tuple[RejectOutcome, str] | None = None
+    sidecar_bytes: int = 0
 
 
 def read_webdataset(root: str, options: WebDatasetOptions | None = None) -> Iterator[ClipRow]:
@@ -77,14 +81,20 @@ def read_webdataset(root: str, options: WebDatasetOptions | None = None) -> Iter
 
 
 class _Watched:
-    """A stream that remembers its last pieces. `tarfile` ends without an error at a header that is cut or damaged."""
+    """A stream that remembers its last pieces. `tarfile` ends without an error at a header that is cut or damaged.
 
-    def __init__(self, stream: IO[bytes]):
-        self._stream = stream
+    `end` is how far it may be read: a gzip of a megabyte may hold a header of gigabytes.
+    """
+
+    def __init__(self, stream: IO[bytes], location: str):
+        self._stream, self._location = stream, location
+        self.end = MAX_HEADER_BYTES
         self._count = 0
         self._pieces = (b"", b"")
 
     def read(self, size: int) -> bytes:
+        if self._count > self.end:
+            raise DataError(f"{self._location}: a header has more than {MAX_HEADER_BYTES} bytes; refused")
         piece = self._stream.read(size)
         self._count += len(piece)
         self._pieces = (self._pieces[1], piece)
@@ -127,10 +137,12 @@ def _samples(location: str, options: WebDatasetOptions) -> Iterator[_Sample]:
     last = "its beginning"
     try:
         with ExitStack() as stack:
-            stream = _Watched(_unpacked(stack.enter_context(storage.open_read(location))))
+            stream = _Watched(_unpacked(stack.enter_context(storage.open_read(location))), location)
             archive = stack.enter_context(tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|"))
             for member in archive:
                 last = member.name
+                stream.end = archive.offset + MAX_HEADER_BYTES
+                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep a kilobyte for each
                 place = f"{location} member {member.name}"
                 if member.isdir() or posixpath.basename(member.name).startswith("."):  # macOS adds ._<name> to tars
                     continue
@@ -175,12 +187,13 @@ def _add(
             return
         sample.audio = _content(archive, member)
         return
-    if member.size > MAX_SIDECAR_BYTES:
-        raise DataError(f"{place}: {member.size} bytes, expected a small text")
+    sample.sidecar_bytes += member.size
+    if sample.sidecar_bytes > MAX_SIDECAR_BYTES:
+        raise DataError(f"{place}: {sample.sidecar_bytes} bytes of texts, expected small ones")
     try:
         text = _content(archive, member).decode("utf-8-sig").strip()
         information = json.loads(text) if extension == ".json" else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: not valid {'JSON' if extension == '.json' else 'UTF-8 text'} ({error})") from error
     if extension == ".txt":
         sample.captions.extend([text] if text else [])

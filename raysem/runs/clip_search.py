@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raysem import storage
 from raysem.audio.crops import even_crops
@@ -164,9 +163,8 @@ def _add_places(rows: list[dict[str, Any]], corpus: storage.Location) -> None:
         row |= {"path": None, "start_seconds": None, "duration_seconds": None}
     files = {storage.name_of(file): file for file in clip_shards(corpus)}
     for shard, wanted in _by_shard(rows).items():
-        with storage.open_read(files[shard]) as handle:
-            columns = ["clip_id", "audio.path", "start_seconds", "duration_seconds"]
-            table = pq.ParquetFile(handle).read(columns=columns)
+        with storage.open_parquet(files[shard]) as file:
+            table = file.read(columns=["clip_id", "audio.path", "start_seconds", "duration_seconds"])
         for found in _rows_of(table, wanted):
             place = {"path": (found["audio"] or {}).get("path")}
             place |= {name: found[name] for name in ("start_seconds", "duration_seconds")}

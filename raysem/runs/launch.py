@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import raysem
 from raysem import config, logs, storage
+from raysem.credentials import without_credentials
 from raysem.errors import RaysemError, UserError
 from raysem.runs.cluster import ClusterSettings, check_reachable
 from raysem.stages import Stage, StageResult, done_record, run_lock, run_stages, stages_until, write_plan
@@ -85,6 +86,7 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
             return 1
         what = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else 'no message'}"
         where = _write_traceback(storage.absolute(options.output or job.default_output))
+        what = without_credentials(what)
         print(f"{job.name}: stopped by an unexpected error, {what} (the whole of it: {where})", file=sys.stderr)
         return 1
 
@@ -121,7 +123,7 @@ def _one_line(error: RaysemError) -> str:
 def _write_traceback(output: storage.Location) -> str:
     """Write the current exception to `<output>/error.log`; says where it went, or shows it where that fails."""
     location = storage.join(output, ERROR_LOG)
-    text = traceback.format_exc()
+    text = without_credentials(traceback.format_exc())
     try:
         storage.write_text(location, text)
     except OSError:

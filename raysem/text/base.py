@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def read_config(folder: Path, name: str, key: str) -> Any:
     if not any((folder / file).exists() for file in VOCABULARY_FILES):
         raise ConfigError(f"{key}: {name} has no tokenizer: one of {', '.join(VOCABULARY_FILES)} is needed")
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError, StrictDataclassError) as error:
         raise unreadable(name, key, error) from error
 
@@ -64,7 +65,7 @@ def read_tokenizer(folder: Path, name: str, key: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         raise unreadable(name, key, error) from error
 
@@ -111,7 +112,9 @@ def load_weights(
         model, info = model_class.from_pretrained(
             folder, config=config, local_files_only=True, dtype=torch.float32, output_loading_info=True, **options
         )
-    except (ValueError, RuntimeError, OSError) as error:
+    except pickle.UnpicklingError as error:
+        raise pickled_code(name) from error
+    except (ValueError, RuntimeError, OSError, EOFError) as error:
         raise _unloadable(name, error) from error
     return model, list(info["missing_keys"]), list(info["unexpected_keys"])
 
@@ -135,6 +138,11 @@ def longest_text(config: Any) -> int:
 def unreadable(name: str, key: str, error: BaseException) -> ConfigError:
     """What to raise for a folder that transformers cannot make sense of."""
     return ConfigError(f"{key}: {name} cannot be read as a Hugging Face model ({_one_line(error)})")
+
+
+def pickled_code(name: str) -> DataError:
+    """What to raise for a `pytorch_model.bin` with more in it than tensors; torch's own advice is to run it anyway."""
+    return DataError(f"{name}: the weights cannot be loaded (a pickle of more than tensors; refused, use safetensors)")
 
 
 def _unloadable(name: str, error: BaseException) -> DataError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,11 +133,16 @@ class CheckpointFolder:
             contents[name] = storage.read_bytes(storage.join(folder, name))
             if _digest(contents[name]) != digest:
                 raise DataError(f"{storage.join(folder, name)}: differs from what was written")
-        tensors = contents.get(TENSORS)
+        tensors = {}
+        if TENSORS in contents:
+            try:
+                tensors = torch.load(io.BytesIO(contents[TENSORS]), weights_only=True, map_location="cpu")
+            except pickle.UnpicklingError as error:  # torch's own message advises to run what is in it
+                raise DataError(f"{storage.join(folder, TENSORS)}: holds more than tensors; refused") from error
         return Checkpoint(
             step,
             safetensors.torch.load(contents[WEIGHTS]),
-            torch.load(io.BytesIO(tensors), weights_only=True, map_location="cpu") if tensors is not None else {},
+            tensors,
             storage.read_json(storage.join(folder, STATE)),
         )
 

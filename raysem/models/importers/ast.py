@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from raysem.models.ast import AstSettings
 from raysem.models.encoder import WaveformEncoder
 from raysem.models.importers.network import load_network
 from raysem.models.registry import EncoderDesign, build_front_end
+from raysem.text.base import pickled_code
 from raysem.text.encoder import quiet_transformers
 from raysem.text.hub import model_folder
 
@@ -38,7 +40,7 @@ def load_ast(
 
     with model_folder(name, key=key) as folder, quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             if config.model_type != MODEL_TYPE:
                 raise ConfigError(f"{key}: {name} is a {config.model_type} model, expected {MODEL_TYPE}")
             extractor = ASTFeatureExtractor.from_pretrained(folder, local_files_only=True)
@@ -49,7 +51,9 @@ def load_ast(
             loaded: Any = ASTForAudioClassification.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except pickle.UnpicklingError as error:
+            raise pickled_code(name) from error
+        except (OSError, ValueError, RuntimeError, EOFError) as error:
             raise DataError(f"{name}: the weights cannot be loaded ({_one_line(error)})") from error
     model, info = loaded
     missing, left_over = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from raysem.errors import ConfigError, DataError
 from raysem.models.clap import weights_digest
 from raysem.models.protocol import by_length, checked_waveforms, exact_evaluation
+from raysem.text.base import pickled_code
 from raysem.text.encoder import quiet_transformers, read_small_files
 from raysem.text.hub import model_folder
 
@@ -142,18 +144,20 @@ def load_hf_clap(name: str, *, device: str | torch.device = "cpu", key: str = "t
 
     with model_folder(name, key=key) as folder, quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             if config.model_type != "clap":
                 raise ConfigError(f"{key}: {name} is a {config.model_type} model, expected clap")
             extractor = ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{key}: {name} cannot be read as a ClapModel ({_one_line(error)})") from error
         try:
             loaded: Any = ClapModel.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except pickle.UnpicklingError as error:
+            raise pickled_code(name) from error
+        except (OSError, ValueError, RuntimeError, EOFError) as error:
             raise DataError(f"{name}: the weights cannot be loaded ({_one_line(error)})") from error
         files = read_small_files(folder)
     model, info = loaded

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
+from typing import IO
 
 import numpy as np
 import torch
@@ -37,6 +39,7 @@ _UNREADABLE = (
     AssertionError,
     TypeError,
     AttributeError,
+    MemoryError,
 )
 
 
@@ -46,6 +49,8 @@ def read_state_dict(location: str, *, key: str, entry: str = "model") -> dict[st
     Read with `weights_only=True`. `key` is the dotted key of the setting that names the file.
     """
     try:
+        with storage.open_read(location) as handle:
+            refuse_compressed(handle, location)
         with storage.open_read(location) as handle, torch.serialization.safe_globals(_ARRAY_TYPES):
             content = torch.load(handle, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError):
@@ -57,3 +62,17 @@ def read_state_dict(location: str, *, key: str, entry: str = "model") -> dict[st
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise DataError(f"{location}: expected names with tensors, alone or under {entry!r}")
     return dict(state)
+
+
+def refuse_compressed(handle: IO[bytes], location: str) -> None:
+    """DataError for a torch file with packed members: torch writes none, and a megabyte of them may hold gigabytes."""
+    if not zipfile.is_zipfile(handle):
+        return
+    handle.seek(0)
+    try:
+        members = zipfile.ZipFile(handle).infolist()
+    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+        raise DataError(f"{location}: cannot be read with weights_only=True ({error})") from error
+    packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise DataError(f"{location}: {packed[0]} in it is compressed, which torch does not write; refused")
