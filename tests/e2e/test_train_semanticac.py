@@ -111,7 +111,9 @@ def test_a_run_killed_among_folds_side_by_side_ends_as_an_uninterrupted_one(
     together = ("--set", "cluster.trainings_at_once=2")
     process = classification_job.start(killed, *together)
     wait_until(
-        lambda: all(list(killed.glob(f"classifier/*/fold{fold}/*/checkpoints/step_*/complete.json")) for fold in (1, 2)),
+        lambda: all(
+            list(killed.glob(f"classifier/*/fold{fold}/*/checkpoints/step_*/complete.json")) for fold in (1, 2)
+        ),
         process,
     )
     classification_job.kill(process)

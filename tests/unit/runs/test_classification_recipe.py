@@ -68,12 +68,7 @@ def test_the_stages_of_two_classifiers_and_three_folds_in_order():
         *(f"corpora/fold{fold}/{part}" for fold in (1, 2, 3) for part in ("held_out", "clips")),
         *("labels", "labels/tested"),
         *(f"classifier/{name}/fold{fold}" for name in TWO for fold in (1, 2, 3)),
-        *(
-            f"evaluate/{name}/fold{fold}/{part}"
-            for name in TWO
-            for fold in (1, 2, 3)
-            for part in ("clips", "held_out")
-        ),
+        *(f"evaluate/{name}/fold{fold}/{part}" for name in TWO for fold in (1, 2, 3) for part in ("clips", "held_out")),
         *("evaluate/scores", "report"),
     ]
 
