@@ -134,9 +134,7 @@ def run_stages(
         for stage in chosen:
             storage.delete(stage.folder(output))
     join = functools.cache(connect or (lambda: None))
-    places = [
-        _Place(stage, stage.folder(output), f"[{i}/{len(chosen)}]", shared) for i, stage in enumerate(chosen, 1)
-    ]
+    places = [_Place(stage, stage.folder(output), f"[{i}/{len(chosen)}]", shared) for i, stage in enumerate(chosen, 1)]
     results: dict[str, StageResult] = {}
     for _, group in itertools.groupby(places, key=lambda place: place.stage.group or place):
         results |= _run_group(list(group), output, join, at_once)
