@@ -281,6 +281,6 @@ def test_settings_that_cannot_work_are_refused_in_one_line(data: Path, bert_fold
         with pytest.raises(ConfigError, match="keep: best, and a plateau schedule, need held-out clips"):
             trained(tiny_spec(tmp_path, data, bert_folder, held_out=(), training=changes))
     same = classifier_settings(bert_folder, label_words=WORDS | {"Rain": "cat"})
-    with pytest.raises(ConfigError, match="prompts: labels 'cat' and 'cat' have the same prompt 'the sound of cat'"):
+    with pytest.raises(ConfigError, match="prompts: labels 'Meow' and 'Rain' have the same prompt 'the sound of cat'"):
         trained(tiny_spec(tmp_path, data, bert_folder, model=same))
     assert not any(tmp_path.iterdir())
