@@ -60,7 +60,7 @@ def load_model(location: str, device: str | torch.device = "cpu") -> Clap:
     settings = build(ClapSettings, config["settings"], storage.join(location, CONFIG_FILE))
     model = Clap(settings, text_encoder=read_text_encoder(location, settings.text))
     load_learned_state(model, read_weights(storage.join(location, WEIGHTS_FILE)), where=location, with_text=False)
-    check_weights_digest(model, config["weights_sha256"], location)
+    check_weights_digest(model.state_dict(), config["weights_sha256"], location)
     return model.to(device).eval()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raysem import storage
 from raysem.errors import ConfigError, DataError
-from raysem.models.clap import weights_digest
+from raysem.models.clap import state_digest
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 CLAP_FORMAT, TAGGER_FORMAT, CLASSIFIER_FORMAT = "raysem-clap-1", "raysem-tagger-1", "raysem-classifier-1"
@@ -61,9 +61,9 @@ def stored_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
-def check_weights_digest(model: nn.Module, expected: str, location: str) -> None:
-    """DataError unless the model's weights have the digest that `config.json` says."""
-    found = weights_digest(model)
+def check_weights_digest(state: Mapping[str, Tensor], expected: str, location: str) -> None:
+    """DataError unless a model's whole state has the digest that `config.json` says."""
+    found = state_digest(state)
     if found != expected:
         raise DataError(f"{location}: weights have sha256 {found}, {CONFIG_FILE} says {expected}")
 

@@ -180,10 +180,15 @@ class Clap(nn.Module):
 
 
 def weights_digest(model: nn.Module) -> str:
+    """`state_digest` of all that a model holds."""
+    return state_digest(model.state_dict())
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over the names, types, shapes and bytes of a state dict, wherever it lies and in whatever layout."""
     sha = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         array = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(memoryview(array))
+        sha.update(array.data)
     return sha.hexdigest()

@@ -84,7 +84,7 @@ def load_classifier(location: str, device: str | torch.device = "cpu") -> Classi
     own = {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith(TEXT_PREFIX)}
     check_keys(state, own, location)
     classifier.load_state_dict(state, strict=False)
-    check_weights_digest(classifier, config.weights_sha256, location)
+    check_weights_digest(classifier.state_dict(), config.weights_sha256, location)
     return classifier.to(device).eval()
 
 

@@ -72,7 +72,7 @@ def load_tagger(location: str, device: str | torch.device = "cpu") -> Tagger:
         tagger = Tagger(config.settings, config.class_names, config.class_ids, config.text_width)
     check_keys(state, tagger.state_dict(), location)
     tagger.load_state_dict(state)
-    check_weights_digest(tagger, config.weights_sha256, location)
+    check_weights_digest(tagger.state_dict(), config.weights_sha256, location)
     return tagger.to(device).eval()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,71 +132,67 @@ def _letter(index: int) -> str:
     return chr(ord("A") + index) if index < 26 else f"{_letter(index // 26 - 1)}{_letter(index % 26)}"
 
 
-def _columns(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
-    def zero_shot(set_name: str) -> Any:
-        return lambda summary, model: (
-            summary["evaluation"][model].get("zero_shot", {}).get(set_name, {}).get("accuracy")
-        )
+Column = Callable[[Mapping[str, Any], str], Any]
+"""A number of a model in a run's summary; None where the run has none."""
 
-    def difference(set_name: str, baseline: str, metric: str | None = None) -> Any:
-        return lambda summary, model: next(
-            (
-                row["difference"]
-                for row in summary.get("differences", ())
-                if (row["student"], row["baseline"], row["set"]) == (model, baseline, set_name)
-                and metric in (None, row.get("metric"))
-            ),
-            None,
-        )
 
-    def retrieval(set_name: str, direction: str, number: str) -> Any:
-        return lambda summary, model: (
-            summary["evaluation"][model].get("retrieval", {}).get(set_name, {}).get(direction, {}).get(number)
-        )
-
-    def classification(*keys: str) -> Any:
-        def read(summary: Mapping[str, Any], model: str) -> float | None:
-            found = summary["evaluation"][model].get("classification")
-            for key in keys if found else ():
-                found = found[key]
-            return found
-
-        return read
-
-    def tagging(set_name: str, number: str) -> Any:
-        return lambda summary, model: summary["evaluation"][model].get("tagging", {}).get(set_name, {}).get(number)
-
-    columns: list[tuple[str, Any]] = []
+def _columns(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, Column]]:
+    columns: list[tuple[str, Column]] = []
     for set_name in _sets(summaries, "tagging"):
-        columns += [(f"{set_name}, {number}", tagging(set_name, number)) for number in _TAGGING]
+        columns += [(f"{set_name}, {number}", _number("tagging", set_name, number)) for number in _TAGGING]
         columns.append((f"{set_name}, OmAP of random scores", _random_floor(set_name)))
         columns += [
-            (f"{set_name}, {number}, against {baseline}", difference(set_name, baseline, number))
+            (f"{set_name}, {number}, against {baseline}", _difference(set_name, baseline, number))
             for number in _TAGGING[:2]
             for baseline in _baselines(summaries, set_name)
         ]
     for set_name in _sets(summaries, "zero_shot"):
-        columns.append((f"{set_name}, accuracy", zero_shot(set_name)))
+        columns.append((f"{set_name}, accuracy", _number("zero_shot", set_name, "accuracy")))
         columns += [
-            (f"{set_name}, against {baseline}", difference(set_name, baseline))
+            (f"{set_name}, against {baseline}", _difference(set_name, baseline))
             for baseline in _baselines(summaries, set_name)
         ]
     if any(is_cross_validation(summary) for summary in summaries):
-        columns.append((f"{POOLED}, accuracy", classification("pooled", "accuracy")))
+        columns.append((f"{POOLED}, accuracy", _number("classification", "pooled", "accuracy")))
         columns += [
-            (f"{POOLED}, against {baseline}", difference(POOLED, baseline))
+            (f"{POOLED}, against {baseline}", _difference(POOLED, baseline))
             for baseline in _baselines(summaries, POOLED)
         ]
-        columns.append(("mean over folds", classification("mean")))
+        columns.append(("mean over folds", _number("classification", "mean")))
     for set_name in _sets(summaries, "retrieval"):
         columns += [
-            (f"{set_name}, {direction.replace('_', ' ')} {number}", retrieval(set_name, direction, number))
+            (f"{set_name}, {direction.replace('_', ' ')} {number}", _number("retrieval", set_name, direction, number))
             for direction, number in _RETRIEVAL
         ]
     return columns
 
 
-def _random_floor(set_name: str) -> Any:
+def _number(*keys: str) -> Column:
+    """What stands under these keys of a model's evaluation."""
+
+    def read(summary: Mapping[str, Any], model: str) -> Any:
+        found = summary["evaluation"][model]
+        for key in keys:
+            found = found.get(key) if found else None
+        return found
+
+    return read
+
+
+def _difference(set_name: str, baseline: str, metric: str | None = None) -> Column:
+    def read(summary: Mapping[str, Any], model: str) -> float | None:
+        rows = [
+            row["difference"]
+            for row in summary.get("differences", ())
+            if (row["student"], row["baseline"], row["set"]) == (model, baseline, set_name)
+            and metric in (None, row.get("metric"))
+        ]
+        return rows[0] if rows else None
+
+    return read
+
+
+def _random_floor(set_name: str) -> Column:
     def read(summary: Mapping[str, Any], model: str) -> float | None:
         result = summary["evaluation"][model].get("tagging", {}).get(set_name)
         return result["random_floor"]["OmAP"] if result else None

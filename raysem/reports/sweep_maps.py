@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from statistics import mean
 from typing import Any
@@ -63,26 +64,8 @@ def heat_map(report: SweepReport, first: SweepKey, second: SweepKey) -> Plot:
             across, columns[left]
         )
         parts.append(_cell(place, share, trials, said, report, is_best=value is not None and value == best))
-    for at, label in enumerate(labels):
-        y = top_edge + _CELL_HEIGHT * (at + 0.5) + 3.5
-        parts.append(f'<text x="{left_edge - 6:g}" y="{y:g}" text-anchor="end">{html.escape(label)}</text>')
-    for left, head in enumerate(heads):
-        x = left_edge + width * (left + 0.5)
-        place_of_head = (
-            f'transform="translate({x + 3.5:g} {top_edge - 6:g}) rotate(-90)"'
-            if upright
-            else f'x="{x:g}" y="{top_edge - 6:g}" text-anchor="middle"'
-        )
-        parts.append(f"<text {place_of_head}>{html.escape(head)}</text>")
-    middle = left_edge + width * len(columns) / 2
-    parts.append(
-        f'<text class="hm-name" x="{middle:g}" y="11" text-anchor="middle">{html.escape(names[across.name])}</text>'
-    )
-    y = top_edge + _CELL_HEIGHT * len(rows) / 2
-    parts.append(
-        f'<text class="hm-name" text-anchor="middle" transform="translate(11 {y:g}) rotate(-90)">'
-        f"{html.escape(names[down.name])}</text>"
-    )
+    frame = _Frame(left_edge, top_edge, width)
+    parts += _axis_texts(frame, labels, heads, names[down.name], names[across.name], upright=upright)
     unit = " %" if report.metric_is_share else ""
     spoken = f"{metric_text(worst, report.metric_is_share)} to {metric_text(best, report.metric_is_share)}{unit}"
     empty = len(cells) - len(means)
@@ -95,6 +78,42 @@ def heat_map(report: SweepReport, first: SweepKey, second: SweepKey) -> Plot:
         f"Mean {report.metric} of the finished trials{unit and ', in %'}; the stronger, the better ({spoken})."
         + _legend(cells.values()),
     )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where the cells begin, and how wide one is."""
+
+    left_edge: float
+    top_edge: float
+    width: float
+
+
+def _axis_texts(
+    frame: _Frame, labels: Sequence[str], heads: Sequence[str], down: str, across: str, *, upright: bool
+) -> list[str]:
+    """The values of the rows and columns, and the names of the two keys."""
+    left_edge, top_edge, width = frame.left_edge, frame.top_edge, frame.width
+    parts = []
+    for at, label in enumerate(labels):
+        y = top_edge + _CELL_HEIGHT * (at + 0.5) + 3.5
+        parts.append(f'<text x="{left_edge - 6:g}" y="{y:g}" text-anchor="end">{html.escape(label)}</text>')
+    for left, head in enumerate(heads):
+        x = left_edge + width * (left + 0.5)
+        place_of_head = (
+            f'transform="translate({x + 3.5:g} {top_edge - 6:g}) rotate(-90)"'
+            if upright
+            else f'x="{x:g}" y="{top_edge - 6:g}" text-anchor="middle"'
+        )
+        parts.append(f"<text {place_of_head}>{html.escape(head)}</text>")
+    middle = left_edge + width * len(heads) / 2
+    parts.append(f'<text class="hm-name" x="{middle:g}" y="11" text-anchor="middle">{html.escape(across)}</text>')
+    y = top_edge + _CELL_HEIGHT * len(labels) / 2
+    parts.append(
+        f'<text class="hm-name" text-anchor="middle" transform="translate(11 {y:g}) rotate(-90)">'
+        f"{html.escape(down)}</text>"
+    )
+    return parts
 
 
 def _cell(

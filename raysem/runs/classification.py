@@ -19,6 +19,7 @@ from raysem.runs import (
     classification_report,
     classification_scores,
     fold_labels,
+    model_record,
     roles,
 )
 from raysem.runs.classification_folds import fold_sources, part_name, scores_name
@@ -138,7 +139,7 @@ class Classification:
 
         def run(folder: storage.Location) -> dict[str, Any]:
             where = classifier.folder(self.output)
-            about = classification_models.about(where)
+            about = model_record.about(where)
             job = EmbedJob(
                 model=ClassifierSource(location=storage.join(where, "model")),
                 output=folder,

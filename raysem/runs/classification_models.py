@@ -8,11 +8,10 @@ from typing import Any
 from raysem import storage
 from raysem.audio.load import AudioSettings
 from raysem.models.classifier_checkpoint import load_classifier
+from raysem.runs import model_record
 from raysem.runs.classification_recipe import ClassifierTrainingSettings
 from raysem.training.classifier_spec import ClassifierSpec
 from raysem.training.run import TrainingResult
-
-MODEL_JSON = "model.json"
 
 
 def training_spec(
@@ -27,9 +26,6 @@ def training_spec(
     audio: AudioSettings,
 ) -> ClassifierSpec:
     """The run that trains one classifier; without held-out clips it keeps its last step."""
-    training = settings.training
-    if not held_out and training.keep == "best":
-        training = training.model_copy(update={"keep": "last"})
     return ClassifierSpec(
         output=output,
         labels=labels,
@@ -40,7 +36,7 @@ def training_spec(
         objective=settings.objective,
         augmentation=settings.augmentation,
         epochs=settings.epochs,
-        training=training,
+        training=model_record.kept_step(settings.training, has_held_out=bool(held_out)),
         audio=audio,
         name=name,
     )
@@ -60,10 +56,4 @@ def finish(folder: storage.Location, result: TrainingResult) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
         "text_parameters": sum(parameter.numel() for parameter in text.parameters()) if text is not None else 0,
     }
-    storage.write_json(storage.join(folder, MODEL_JSON), found)
-    return found | {"training": result.to_json()}
-
-
-def about(folder: storage.Location) -> dict[str, Any]:
-    """The content of a classifier stage's `model.json`."""
-    return storage.read_json(storage.join(folder, MODEL_JSON))
+    return model_record.write(folder, found) | {"training": result.to_json()}

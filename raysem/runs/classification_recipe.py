@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from raysem import config
 from raysem.audio.augment import AugmentSettings
 from raysem.audio.load import AudioSettings
 from raysem.config import Settings
@@ -16,7 +15,7 @@ from raysem.models.classifier_settings import ClassifierSettings
 from raysem.runs.cluster import ClusterSettings
 from raysem.runs.part_settings import PartSettings
 from raysem.runs.roles import CorpusSource
-from raysem.runs.variants import Overrides, check_variants, variant_recipes
+from raysem.runs.variants import Overrides, baseline_of, check_variants, variant_recipes
 from raysem.training.classifier_objective import ClassifierObjectiveSettings
 from raysem.training.settings import TrainingSettings
 
@@ -160,9 +159,4 @@ class ClassificationRecipe(Settings):
         Raises:
             ConfigError: there is none of that name.
         """
-        names = list(self.variants) or ["classifier"]
-        if self.evaluation.baseline and self.evaluation.baseline not in names:
-            raise config.ConfigError(
-                f"evaluation.baseline: no classifier {self.evaluation.baseline!r}; there are {', '.join(names)}"
-            )
-        return self.evaluation.baseline or names[0]
+        return baseline_of(self.evaluation.baseline, self.variants, alone="classifier")

@@ -18,6 +18,7 @@ from raysem.runs import classification_scores, fold_labels
 from raysem.runs.classification_folds import part_name, scores_name
 from raysem.runs.classification_recipe import ClassificationRecipe, ClassifierTrainingSettings
 from raysem.runs.clip_outcomes import outcome_lines, read_counts
+from raysem.runs.model_record import without_history
 from raysem.runs.played_clips import LISTENING_RATE, waveforms_of
 from raysem.runs.published import curves, facts_of
 from raysem.stages import Stage, done_record
@@ -39,7 +40,7 @@ def write(
         "counts": _counts(recipe, folders, records),
         "labels": list(fold_labels.read(folders[fold_labels.STAGE])),
         "models": {
-            name: {str(fold): _without_history(model) for fold, model in by_fold.items()}
+            name: {str(fold): without_history(model) for fold, model in by_fold.items()}
             for name, by_fold in models.items()
         },
         **scores,
@@ -101,11 +102,6 @@ def _counts(recipe: ClassificationRecipe, folders: Folders, records: Mapping[str
     return counts
 
 
-def _without_history(model: Mapping[str, Any]) -> dict[str, Any]:
-    training = {name: value for name, value in model["training"].items() if name != "history"}
-    return dict(model) | {"training": training}
-
-
 def _facts_of(settings: ClassifierTrainingSettings, by_fold: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
     """The same for every fold but for the weights, of which each fold has its own."""
     model = next(iter(by_fold.values()))
@@ -127,6 +123,8 @@ def _facts_of(settings: ClassifierTrainingSettings, by_fold: Mapping[int, Mappin
         "optimizer": f"{settings.training.optimizer}, {settings.training.learning_rate:g}",
         "steps": " to ".join(str(number) for number in dict.fromkeys((steps[0], steps[-1]))),
         "kept": "best by accuracy on held-out clips, at " + ", ".join(map(str, best)) if all(best) else "the last step",
+        "clips drawn": f"{sum(found['training']['clips_loaded'] for found in by_fold.values()):,}, and "
+        f"{sum(found['training']['clips_unusable'] for found in by_fold.values()):,} unusable ones replaced",
         "weights": ", ".join(found["fingerprint"][:8] for found in by_fold.values()),
     }
 

@@ -15,7 +15,7 @@ from raysem.curation.selection import SelectionSettings
 from raysem.errors import ConfigError
 from raysem.ledger import Ledger
 from raysem.models.teacher import TeacherSource
-from raysem.runs import curation_facts, curation_preflight, final_scores, roles, run_report, teachers
+from raysem.runs import curation_facts, curation_preflight, final_scores, model_record, roles, run_report, teachers
 from raysem.runs.corpus_stages import caption_pool_stage, corpus_stages
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
 from raysem.runs.embedding_stages import EmbeddingStages, count_rows
@@ -235,7 +235,7 @@ class CurateAndTrain:
                 "captions": roles.caption_shards(self.pool.folder(self.output)),
                 "settings": settings,
                 "facts": facts,
-                "teacher": teachers.about(self.teacher.folder(self.output))["fingerprint"],
+                "teacher": model_record.about(self.teacher.folder(self.output))["fingerprint"],
                 "excluded": storage.join(self.screen.folder(self.output), "rejects.parquet") if self.screen else None,
                 "neighbours": neighbours,
                 "materialize_audio": materialize,
@@ -262,7 +262,7 @@ class CurateAndTrain:
                 "clips": {storage.name_of(shard): shard for shard in shards},
                 "domain": domain.folder(self.output),
                 "settings": settings,
-                "teacher": teachers.about(self.teacher.folder(self.output))["fingerprint"],
+                "teacher": model_record.about(self.teacher.folder(self.output))["fingerprint"],
             }
             names = sorted(arguments["clips"])
             counts = make_shards(names, folder, curation_facts.AnnotatedShards, arguments, what=name, workers=64)

@@ -10,7 +10,7 @@ from raysem.audio.load import AudioSettings
 from raysem.config import plain
 from raysem.curation.ray_stages import EmbedJob, embed_captions, embed_clips
 from raysem.ledger import Ledger
-from raysem.runs import roles, teachers
+from raysem.runs import model_record, roles, teachers
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
 from raysem.stages import Stage
 from raysem.tables import KEPT
@@ -46,7 +46,7 @@ class EmbeddingStages:
 
     def _job(self, model: Stage, folder: storage.Location, num_crops: int | None) -> EmbedJob:
         where = model.folder(self.output)
-        about = teachers.about(where)
+        about = model_record.about(where)
         embed = self.recipe.curation.embed
         if num_crops is not None:
             embed = embed.model_copy(update={"num_crops": num_crops})

@@ -70,24 +70,33 @@ def parser_of(job: Job) -> argparse.ArgumentParser:
 def main(job: Job, arguments: Sequence[str] | None = None) -> int:
     """Run a job from the command line; status 0 finished, 1 a stage failed, 2 a user's mistake, 130 Ctrl-C."""
     options = parser_of(job).parse_args(arguments)
+    return ended(job.name, lambda: _run(job, options), storage.absolute(options.output or job.default_output))
+
+
+def ended(name: str, run: Callable[[], int], output: storage.Location) -> int:
+    """The status of `run`: its own, or after an error 1, 2 or 130 with one line that begins with `name`.
+
+    Args:
+        output: where the whole of an unexpected error is written.
+    """
     logs.set_up()
     try:
-        return _run(job, options)
+        return run()
     except KeyboardInterrupt:
-        print(f"{job.name}: interrupted; the same command goes on from what is finished", file=sys.stderr)
+        print(f"{name}: interrupted; the same command goes on from what is finished", file=sys.stderr)
         return 130
     except Exception as error:  # the last one to see it: whatever it is ends in one line and a status
         found = own_error(error)
         if isinstance(found, UserError):
-            print(f"{job.name}: {_one_line(found)}", file=sys.stderr)
+            print(f"{name}: {_one_line(found)}", file=sys.stderr)
             return 2
         if found is not None:
-            print(f"{job.name}: stopped: {_one_line(found)}", file=sys.stderr)
+            print(f"{name}: stopped: {_one_line(found)}", file=sys.stderr)
             return 1
         what = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else 'no message'}"
-        where = _write_traceback(storage.absolute(options.output or job.default_output))
+        where = _write_traceback(output)
         what = without_credentials(what)
-        print(f"{job.name}: stopped by an unexpected error, {what} (the whole of it: {where})", file=sys.stderr)
+        print(f"{name}: stopped by an unexpected error, {what} (the whole of it: {where})", file=sys.stderr)
         return 1
 
 

@@ -55,4 +55,4 @@ def check_starts(starts: Mapping[str, EncoderSource | None]) -> None:
     """ConfigError naming the first model, by its dotted key, whose encoder starts from a file that is not there."""
     for key, start in starts.items():
         if start is not None and start.kind != "ast" and not storage.exists(start.location):
-            raise ConfigError(f"{key}.model.start.location: {start.location}: no such file")
+            raise ConfigError(f"{key}.model.start.location: {start.location}: no such file or folder")

@@ -14,7 +14,7 @@ from raysem.ledger import Ledger
 from raysem.models.checkpoint import read_config
 from raysem.models.clap import ClapSettings
 from raysem.models.registry import audio_encoder_settings
-from raysem.runs import teachers
+from raysem.runs import model_record
 from raysem.runs.cluster import ClusterSettings
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
 from raysem.runs.resource_estimate import Machine, Training, Work
@@ -84,7 +84,7 @@ class Facts:
             settings = build(ClapSettings, read_config(teacher.location)["settings"], teacher.location)
         stage = self._stages.get(TEACHER)
         if stage is not None and TEACHER not in self._left:
-            about = teachers.about(stage.folder(self._output))
+            about = model_record.about(stage.folder(self._output))
         elif teacher.kind == "hf_clap":
             about = HF_CLAP
         else:

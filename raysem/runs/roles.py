@@ -284,8 +284,17 @@ def _read(source: CorpusSource) -> Iterator[tuple[pa.Table, pa.Table, pa.Table]]
 
 
 def _check_folds(source: CorpusSource, found: Collection[int | None]) -> None:
-    """DataError where the folds that a source names are none of its clips'."""
-    if not source.folds or set(source.folds) & set(found):
+    """DataError where the folds that a source names are none of its clips', or some clips have no fold.
+
+    A clip without a fold would be in no part of a cross-validation, and counted nowhere.
+    """
+    if not source.folds or not found:
+        return
+    if set(source.folds) & set(found):
+        if None in found:
+            raise DataError(
+                f"{source.corpus} {source.root}: folds are asked for, and some clips have none (column fold)"
+            )
         return
     there = sorted(fold for fold in found if fold is not None)
     known = f"its clips are in folds {', '.join(map(str, there))}" if there else "its clips have none (column fold)"

@@ -60,68 +60,83 @@ def limits_of(
     storage_bytes_per_second: float | None,
 ) -> tuple[tuple[Limit, ...], tuple[str, ...]]:
     """(limits, the nearest first; what is not judged, because a number is not known)."""
-    found, unknown = [], []
-    found.append(
-        Limit(
-            what="number of shards",
-            needed=demand.shards,
-            available=MAX_SHARDS,
-            unit="shards",
-            remedy="raise corpora.rows_per_shard, or run the pool in parts",
-        )
-    )
+    found = [_shards(demand)]
+    unknown = []
     if demand.shard_pairs is None:
         unknown.append("scored pairs of a shard: give --keep-rate")
     else:
-        found.append(
-            Limit(
-                what="scored pairs of one shard",
-                needed=demand.shard_pairs,
-                available=MAX_SHARD_PAIRS,
-                unit="pairs",
-                remedy="raise curation.match_floor, or lower corpora.rows_per_shard",
-            )
-        )
+        found.append(_pairs(demand.shard_pairs))
     if node_bytes is None or store_bytes is None:
         unknown.append("memory of a node, object store: give --memory-gib")
     else:
-        for stage, needed in demand.node_memory.items():
-            found.append(
-                Limit(
-                    what=f"memory of a node, {stage}", needed=needed, available=node_bytes, unit="bytes",
-                    remedy=REMEDIES.get(stage, "take larger nodes"),
-                )
-            )  # fmt: skip
-        found.append(
-            Limit(
-                what="object store of a node",
-                needed=demand.store_bytes_per_node,
-                available=store_bytes,
-                unit="bytes",
-                remedy="set cluster.embedding.max_decode_tasks, or lower curation.embed.clips_per_unit",
-            )
-        )
+        found += _of_nodes(demand, node_bytes, store_bytes)
     if head_bytes is None:
         unknown.append("memory of the driver: give --memory-gib or --driver-gib")
     else:
+        remedy = "raise curation.embed.clips_per_unit, run the pool in parts, or take a larger head"
         found.append(
             Limit(
-                what="memory of the driver", needed=demand.driver_bytes, available=head_bytes, unit="bytes",
-                remedy="raise curation.embed.clips_per_unit, run the pool in parts, or take a larger head",
+                what="memory of the driver",
+                needed=demand.driver_bytes,
+                available=head_bytes,
+                unit="bytes",
+                remedy=remedy,
             )
-        )  # fmt: skip
+        )
     if demand.read_bytes_per_second is None or storage_bytes_per_second is None:
         lacking = ["--storage-mib-per-second"] if storage_bytes_per_second is None else []
         lacking += ["--clip-kib, and rates of decode and embed"] if demand.read_bytes_per_second is None else []
         unknown.append(f"storage bandwidth: needs {', '.join(lacking)}")
     else:
+        remedy = "a store nearer to the workers, more nodes, or a smaller audio format"
+        needed = demand.read_bytes_per_second
         found.append(
             Limit(
-                what="storage bandwidth", needed=demand.read_bytes_per_second, available=storage_bytes_per_second,
-                unit="bytes/s", remedy="a store nearer to the workers, more nodes, or a smaller audio format",
+                what="storage bandwidth",
+                needed=needed,
+                available=storage_bytes_per_second,
+                unit="bytes/s",
+                remedy=remedy,
             )
-        )  # fmt: skip
+        )
     return tuple(sorted(found, key=lambda limit: -limit.use)), tuple(unknown)
+
+
+def _shards(demand: Demand) -> Limit:
+    remedy = "raise corpora.rows_per_shard, or run the pool in parts"
+    return Limit(what="number of shards", needed=demand.shards, available=MAX_SHARDS, unit="shards", remedy=remedy)
+
+
+def _pairs(shard_pairs: float) -> Limit:
+    remedy = "raise curation.match_floor, or lower corpora.rows_per_shard"
+    return Limit(
+        what="scored pairs of one shard", needed=shard_pairs, available=MAX_SHARD_PAIRS, unit="pairs", remedy=remedy
+    )
+
+
+def _of_nodes(demand: Demand, node_bytes: float, store_bytes: float) -> list[Limit]:
+    """The memory of a node by stage, and its object store."""
+    found = [
+        Limit(
+            what=f"memory of a node, {stage}",
+            needed=needed,
+            available=node_bytes,
+            unit="bytes",
+            remedy=REMEDIES.get(stage, "take larger nodes"),
+        )
+        for stage, needed in demand.node_memory.items()
+    ]
+    remedy = "set cluster.embedding.max_decode_tasks, or lower curation.embed.clips_per_unit"
+    return [
+        *found,
+        Limit(
+            what="object store of a node",
+            needed=demand.store_bytes_per_node,
+            available=store_bytes,
+            unit="bytes",
+            remedy=remedy,
+        ),
+    ]
 
 
 REMEDIES = {

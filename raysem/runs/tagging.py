@@ -14,7 +14,7 @@ from raysem.curation.ray_shards import run_as_task
 from raysem.curation.ray_stages import EmbedJob, embed_clips
 from raysem.models.tag_scorer import TaggerSource
 from raysem.ontology.tag_classes import TagClasses
-from raysem.runs import roles, tagging_models, tagging_preflight, tagging_report, tagging_scores
+from raysem.runs import model_record, roles, tagging_models, tagging_preflight, tagging_report, tagging_scores
 from raysem.runs.class_table import class_stage, class_text_stage
 from raysem.runs.cluster_training import train_on_cluster
 from raysem.runs.corpus_stages import part_stages
@@ -113,7 +113,7 @@ class Tagging:
 
         def run(folder: storage.Location) -> dict[str, Any]:
             where = tagger.folder(self.output)
-            about = tagging_models.about(where)
+            about = model_record.about(where)
             names = TagClasses.read(self.classes.folder(self.output)).names
             audio = AudioSettings(**{**plain(self.recipe.audio), "sample_rate": about["sample_rate"]})
             job = EmbedJob(

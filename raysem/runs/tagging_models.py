@@ -8,11 +8,10 @@ from typing import Any
 from raysem import storage
 from raysem.audio.load import AudioSettings
 from raysem.models.tagger_checkpoint import load_tagger
+from raysem.runs import model_record
 from raysem.runs.tagging_recipe import TaggerTrainingSettings
 from raysem.training.run import TrainingResult
 from raysem.training.tag_spec import TaggingSpec
-
-MODEL_JSON = "model.json"
 
 
 def training_spec(
@@ -28,9 +27,6 @@ def training_spec(
     audio: AudioSettings,
 ) -> TaggingSpec:
     """The run that trains one tagger; without held-out clips it keeps its last step."""
-    training = settings.training
-    if not held_out and training.keep == "best":
-        training = training.model_copy(update={"keep": "last"})
     return TaggingSpec(
         output=output,
         classes=classes,
@@ -43,7 +39,7 @@ def training_spec(
         sampling=settings.sampling,
         augmentation=settings.augmentation,
         mixup=settings.mixup,
-        training=training,
+        training=model_record.kept_step(settings.training, has_held_out=bool(held_out)),
         audio=audio,
         name=name,
     )
@@ -60,10 +56,4 @@ def finish(folder: storage.Location, result: TrainingResult) -> dict[str, Any]:
         "classes": tagger.num_classes,
         "parameters": sum(parameter.numel() for parameter in tagger.parameters()),
     }
-    storage.write_json(storage.join(folder, MODEL_JSON), found)
-    return found | {"training": result.to_json()}
-
-
-def about(folder: storage.Location) -> dict[str, Any]:
-    """The content of a tagger stage's `model.json`."""
-    return storage.read_json(storage.join(folder, MODEL_JSON))
+    return model_record.write(folder, found) | {"training": result.to_json()}

@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from raysem import config
 from raysem.audio.augment import AugmentSettings
 from raysem.audio.load import AudioSettings
 from raysem.config import Settings
@@ -18,7 +17,7 @@ from raysem.ontology.source import OntologySettings
 from raysem.runs.cluster import ClusterSettings
 from raysem.runs.part_settings import PartSettings
 from raysem.runs.roles import CorpusSource
-from raysem.runs.variants import Overrides, check_variants, variant_recipes
+from raysem.runs.variants import Overrides, baseline_of, check_variants, variant_recipes
 from raysem.text.encoder import TextEncoderSettings
 from raysem.training.settings import TrainingSettings
 from raysem.training.tag_examples import MixupSettings
@@ -126,9 +125,4 @@ class TaggingRecipe(Settings):
         Raises:
             ConfigError: there is none of that name.
         """
-        names = list(self.variants) or ["tagger"]
-        if self.evaluation.baseline and self.evaluation.baseline not in names:
-            raise config.ConfigError(
-                f"evaluation.baseline: no tagger {self.evaluation.baseline!r}; there are {', '.join(names)}"
-            )
-        return self.evaluation.baseline or names[0]
+        return baseline_of(self.evaluation.baseline, self.variants, alone="tagger")

@@ -18,6 +18,7 @@ from raysem.reports.tagging_page import write_tagging_report
 from raysem.runs import tagging_scores
 from raysem.runs.class_table import CLASS_TEXTS, CLASSES
 from raysem.runs.clip_outcomes import outcome_lines, read_counts
+from raysem.runs.model_record import without_history
 from raysem.runs.played_clips import LISTENING_RATE, waveforms_of
 from raysem.runs.published import curves, facts_of
 from raysem.runs.tagging_recipe import TaggerTrainingSettings, TaggingRecipe
@@ -39,7 +40,7 @@ def write(
         **facts_of(recipe, recipe.seed, records),
         "counts": _counts(folders, records),
         "classes": records[CLASSES]["summary"] | {"texts": records.get(CLASS_TEXTS, {}).get("summary")},
-        "models": {name: _without_history(model) for name, model in models.items()},
+        "models": {name: without_history(model) for name, model in models.items()},
         **scores,
     }
     storage.write_json(storage.join(folder, "summary.json"), summary)
@@ -80,11 +81,6 @@ def _counts(folders: Mapping[str, str], records: Mapping[str, Any]) -> dict[str,
             outcomes = Counter(counts[part]["outcomes"]) + Counter(record["summary"]["outcomes"])
             counts[part] |= {"outcomes": dict(outcomes), "scored_by": [name]}
     return counts
-
-
-def _without_history(model: Mapping[str, Any]) -> dict[str, Any]:
-    training = {name: value for name, value in model["training"].items() if name != "history"}
-    return dict(model) | {"training": training}
 
 
 def _text_tables(classes: Mapping[str, Any]) -> list[TextTable]:

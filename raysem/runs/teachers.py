@@ -13,11 +13,10 @@ from raysem.models.checkpoint import save_model
 from raysem.models.clap import Clap
 from raysem.models.protocol import AudioTextModel
 from raysem.models.teacher import TeacherSource, load_teacher
+from raysem.runs import model_record
 from raysem.runs.curation_recipe import CurateAndTrainRecipe, TeacherSettings
 from raysem.training.run import TrainingResult
 from raysem.training.spec import TrainingSpec
-
-MODEL_JSON = "model.json"
 
 
 def identity(settings: TeacherSettings) -> dict[str, Any]:
@@ -55,18 +54,12 @@ def _write(folder: storage.Location, source: TeacherSource, model: AudioTextMode
         "crop_samples": model.crop_samples,
         "embedding_width": model.embedding_width,
     }
-    storage.write_json(storage.join(folder, MODEL_JSON), about)
-    return about
-
-
-def about(folder: storage.Location) -> dict[str, Any]:
-    """The content of a model stage's `model.json`."""
-    return storage.read_json(storage.join(folder, MODEL_JSON))
+    return model_record.write(folder, about)
 
 
 def source_of(folder: storage.Location) -> TeacherSource:
     """Where a model stage's weights are."""
-    return TeacherSource(**about(folder)["source"])
+    return TeacherSource(**model_record.about(folder)["source"])
 
 
 def require_warm_start(folder: storage.Location) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from raysem import config
 from raysem.config import Settings
+from raysem.errors import ConfigError
 from raysem.runs.part_settings import check_name
 
 Overrides = dict[str, Any]
@@ -24,6 +25,18 @@ def check_variants(variants: Mapping[str, Overrides], may_set: Callable[[str], b
         for key in overrides or {}:
             if not may_set(key):
                 raise ValueError(f"{name}: {key} is shared by all variants; a variant sets {what}")
+
+
+def baseline_of(named: str, variants: Mapping[str, Overrides], *, alone: str) -> str:
+    """The variant that the others are compared with: the named one, or where none is named the first.
+
+    Raises:
+        ConfigError: there is none of that name; the message begins with `evaluation.baseline`.
+    """
+    names = list(variants) or [alone]
+    if named and named not in names:
+        raise ConfigError(f"evaluation.baseline: no {alone} {named!r}; there are {', '.join(names)}")
+    return named or names[0]
 
 
 def variant_recipes(recipe: RecipeT, variants: Mapping[str, Overrides], *, alone: str) -> dict[str, RecipeT]:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
-import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raysem import config, logs, storage
+from raysem import config, storage
 from raysem.errors import StageError, UserError
 from raysem.reports.sweep_content import SweepReport
 from raysem.reports.sweep_page import write_sweep_report
 from raysem.reports.sweep_settings import settings_of
 from raysem.runs.cluster_training import trainings_at_once
-from raysem.runs.launch import own_error
+from raysem.runs.launch import ended
 from raysem.stages import Stage, in_order, run_lock, run_stages, write_plan
 from raysem.sweeps import results
 from raysem.sweeps.measured import job_of
@@ -57,27 +55,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Status 0 finished, 1 no result or too many failures, 2 a user's mistake, 130 Ctrl-C."""
     options = parser().parse_args(arguments)
-    logs.set_up()
-    try:
-        return _run(options)
-    except KeyboardInterrupt:
-        print("sweep: interrupted; the same command goes on from what is finished", file=sys.stderr)
-        return 130
-    except Exception as error:  # the last one to see it: whatever it is ends in one line and a status
-        found = own_error(error)
-        if found is None:
-            traceback.print_exc()
-            print(f"sweep: stopped by an unexpected error, {type(error).__name__} (see above)", file=sys.stderr)
-            return 1
-        line = " ".join(str(found).split())
-        print(f"sweep: {line}" if isinstance(found, UserError) else f"sweep: stopped: {line}", file=sys.stderr)
-        return 2 if isinstance(found, UserError) else 1
-
-
-def _run(options: argparse.Namespace) -> int:
     where = options.space or str(ROOT / DEFAULT_SPACE)
-    space = load_space(where)
     output = storage.absolute(options.output or str(Path("runs") / f"sweep_{storage.name_of(where)}"))
+    return ended("sweep", lambda: _run(options, where, output), output)
+
+
+def _run(options: argparse.Namespace, where: str, output: storage.Location) -> int:
+    space = load_space(where)
     job = job_of(space.job).job
     recipe_path = options.recipe or (str(Path(where).parent / space.recipe) if space.recipe else None)
     # The keys of --set go in after those of the space, so not here.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from raysem.models.clap import ClapSettings
 from raysem.text.encoder import TextEncoderSettings
 from raysem.training import ray_worker
 from raysem.training.objective import ObjectiveSettings
-from raysem.training.ray_worker import WorkerSettings, run_training
+from raysem.training.ray_worker import WorkerSettings, _own_interrupt, run_training
 from raysem.training.settings import TrainingSettings
 from raysem.training.spec import TrainingSpec, train_in_process
 
@@ -134,6 +135,18 @@ def test_a_student_of_two_workers_survives_the_death_of_one(
     assert any(
         not torch.equal(t, weights_of(tmp_path / "teacher")[n]) for n, t in weights_of(tmp_path / "student").items()
     )
+
+
+def test_ctrl_c_is_the_caller_s_again_after_a_training():
+    def taken(*_: Any) -> None: ...
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with _own_interrupt():
+            signal.signal(signal.SIGINT, taken)  # as Ray Train's fit does, which leaves it there
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_errors_of_the_workers_arrive_as_themselves(settings: dict[str, Any], tmp_path: Path):

@@ -17,6 +17,7 @@ from raysem.models.checkpoint_folder import (
     TAGGER_FORMAT,
     WEIGHTS_FILE,
     check_keys,
+    check_weights_digest,
     read_config,
     read_weights,
 )
@@ -65,6 +66,7 @@ class _Config(Settings):
 
     settings: _Encoder
     class_ids: tuple[str, ...]
+    weights_sha256: str
 
 
 def load_tagger_encoder(
@@ -105,11 +107,13 @@ def load_tagger_encoder(
     if design is not None:
         found = _with_training_of(design, found, f"{key}: {location}")
     front_end = build_front_end(found.front_end)
-    state = _by_part(read_weights(storage.join(location, WEIGHTS_FILE)), location)
+    whole = read_weights(storage.join(location, WEIGHTS_FILE))
+    state = _by_part(whole, location)
     check_keys(state[FRONT_END], front_end.state_dict(), location)
     front_end.load_state_dict(state[FRONT_END])
     settings = found.network.model_copy(update={"num_classes": len(config.class_ids) if kept else None})
     network = load_network(settings, state[NETWORK], with_classes=with_classes, where=location)
+    check_weights_digest(whole, config.weights_sha256, location)  # last: what does not fit is said by name
     return TaggerEncoder(front_end, network, crop_seconds=found.crop_seconds, class_ids=config.class_ids).eval()
 
 

@@ -198,13 +198,14 @@ def test_weights_that_do_not_fit_are_listed(
         load_encoder(source(tmp_path), with_classes=False)
 
 
-def test_the_heads_of_the_tagger_are_not_needed(tmp_path: Path):
-    model = trained("mn_tiny", tmp_path)
+@pytest.mark.parametrize("name", ["encoder.network.features.0.0.weight", "classifier.bias"])
+def test_a_folder_whose_weights_were_changed_is_refused(name: str, tmp_path: Path):
+    trained("mn_tiny", tmp_path)
     state = load_file(tmp_path / "model.safetensors")
-    encoder_alone = {name: tensor for name, tensor in state.items() if name.startswith("encoder.")}
-    assert len(encoder_alone) < len(state)
-    save_file(encoder_alone, tmp_path / "model.safetensors")
-    assert_same_features(model.encoder, load_encoder(source(tmp_path), with_classes=False))
+    state[name].view(-1)[0] += 1
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(DataError, match=rf"^{tmp_path}: weights have sha256 [0-9a-f]+, config.json says [0-9a-f]+$"):
+        load_encoder(source(tmp_path), with_classes=False)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,8 @@ def test_a_start_that_is_not_there_is_named_with_its_variant(checked: Check, tmp
     }
     with pytest.raises(ConfigError) as error:
         checked(**variants(**start))
-    assert str(error.value) == f"variants.b.classifier.model.start.location: {tmp_path}/cnn14.pth: no such file"
+    where = "variants.b.classifier.model.start.location"
+    assert str(error.value) == f"{where}: {tmp_path}/cnn14.pth: no such file or folder"
     (tmp_path / "cnn14.pth").touch()
     assert checked(**variants(**start)) == []
 
@@ -104,7 +105,7 @@ def test_a_start_may_be_a_folder_or_for_ast_a_name_on_the_hub(tmp_path: Path):
         }
     )
     missing = EncoderSource(kind="tagger", location=str(tmp_path / "tagger"), encoder="cnn14_tiny")
-    with pytest.raises(ConfigError, match=r"^second\.model\.start\.location: .*/tagger: no such file$"):
+    with pytest.raises(ConfigError, match=r"^second\.model\.start\.location: .*/tagger: no such file or folder$"):
         check_starts({"first": None, "second": missing, "third": missing})
 
 

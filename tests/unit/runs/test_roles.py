@@ -405,3 +405,10 @@ def test_a_fold_whose_clips_the_other_filters_leave_out_is_a_fold_that_is_there(
         make(tmp_path / "part", source(root=table, folds=[1], splits=["dev"]))
     counts = make(tmp_path / "part", source(root=table, folds=[1, 7]))
     assert counts["clips"] == 2
+
+
+def test_a_clip_without_a_fold_does_not_vanish_from_a_corpus_that_has_folds(tmp_path: Path, write_part):
+    rows = [{"clip_id": "a", "labels": ["Rain"], "fold": 1}, {"clip_id": "b", "labels": ["Rain"], "fold": None}]
+    mixed = write_part(tmp_path / "mixed", rows)
+    with pytest.raises(DataError, match=r"folds are asked for, and some clips have none \(column fold\)"):
+        make(tmp_path / "part", source(root=mixed, folds=[1]))

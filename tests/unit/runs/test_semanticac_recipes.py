@@ -293,7 +293,7 @@ def test_a_checkpoint_that_is_not_there_is_one_line_before_ray(stem: str, tmp_pa
     root = f"corpora.roots.{corpus}={miniature(tmp_path / corpus, corpus)}"
     text = refused(stem, tmp_path, root, f"classifier.model.start.location={nothing}")
     first = next(iter(recipe_of(stem).variants))
-    assert text == f"variants.{first}.classifier.model.start.location: {nothing}: no such file"
+    assert text == f"variants.{first}.classifier.model.start.location: {nothing}: no such file or folder"
 
 
 def test_the_gpu_of_a_full_recipe_is_missed_on_a_machine_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

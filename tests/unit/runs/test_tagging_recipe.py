@@ -330,7 +330,7 @@ def test_an_ontology_that_is_not_there_is_named(tmp_path: Path):
 
 def test_a_checkpoint_that_is_not_there_is_named_with_its_variant(tmp_path: Path):
     start = {"tagger.model.start": {"kind": "panns", "location": "nothing.pth"}, "tagger.model.encoder": "cnn14"}
-    with pytest.raises(ConfigError, match=r"^tagger\.model\.start\.location: nothing\.pth: no such file$"):
+    with pytest.raises(ConfigError, match=r"^tagger\.model\.start\.location: nothing\.pth: no such file or folder$"):
         checked(tmp_path, **start)
     with pytest.raises(ConfigError, match=r"^variants\.b\.tagger\.model\.start\.location: nothing\.pth: "):
         checked(tmp_path, variants={"a": {}, "b": start})

@@ -10,7 +10,7 @@ import pytest
 from raysem import config, storage
 from raysem.errors import ConfigError, UserError
 from raysem.models.teacher import TeacherSource, load_teacher
-from raysem.runs import teachers
+from raysem.runs import model_record, teachers
 from raysem.runs.curation_recipe import CurateAndTrainRecipe, TeacherSettings
 
 WILD = {"corpora": {"wild": [{"corpus": "clips_table", "root": "/wild"}]}}
@@ -25,7 +25,7 @@ def test_a_loaded_teacher_is_copied_so_that_the_run_needs_no_other_place(tiny_ch
     summary = teachers.load(folder, TeacherSettings(kind="raysem", location=tiny_checkpoint))
     source = teachers.source_of(folder)
     assert source == TeacherSource(kind="raysem", location=f"{folder}/model")
-    assert summary == teachers.about(folder)
+    assert summary == model_record.about(folder)
     assert (summary["sample_rate"], summary["crop_samples"], summary["embedding_width"]) == (8000, 8000, 16)
     ours, theirs = load_teacher(source), load_teacher(TeacherSource(location=tiny_checkpoint))
     assert ours.fingerprint() == theirs.fingerprint() == summary["fingerprint"]
@@ -40,7 +40,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path):
 
 def test_a_student_starts_only_from_weights_of_ours(tmp_path: Path):
     storage.write_json(
-        str(tmp_path / teachers.MODEL_JSON), {"source": {"kind": "hf_clap", "location": "x", "text_encoder": "y"}}
+        str(tmp_path / model_record.MODEL_JSON), {"source": {"kind": "hf_clap", "location": "x", "text_encoder": "y"}}
     )
     with pytest.raises(UserError, match="a student cannot start from its weights"):
         teachers.require_warm_start(str(tmp_path))
