@@ -36,6 +36,12 @@ WORDS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _no_log_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler would keep the standard error of the test that set it up, closed by the next one."""
+    monkeypatch.setattr("raysem.logs.set_up", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of width 32 with a word-piece tokenizer, weights with their pooler as in published ones."""

@@ -18,7 +18,6 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["raysem", *arguments])
-        monkeypatch.setattr("raysem.logs.set_up", lambda *_: None)
         with pytest.raises(SystemExit) as ended:
             sys.exit(cli.main())  # type: ignore[func-returns-value]
         code = ended.value.code

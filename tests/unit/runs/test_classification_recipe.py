@@ -169,12 +169,11 @@ def test_a_label_of_one_fold_alone_stops_the_run_before_a_cluster_is_asked_for(
 
 
 def test_a_dry_run_prints_the_recipe_and_the_stages_and_runs_nothing(
-    tmp_path: Path, write_part: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, write_part: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ):
     def refuse(_: Any) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("raysem.logs.set_up", lambda *_: None)
     root = write_part(tmp_path / "table", [{"clip_id": "a", "labels": ["Rain"], "fold": 1}])
     given = recipe(**{"corpora.clips.0.root": root}, variants=TWO)
     path, output = tmp_path / "recipe.yaml", str(tmp_path / "out")

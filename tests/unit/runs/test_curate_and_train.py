@@ -44,7 +44,6 @@ def run(
     (tmp_path / "model").symlink_to(tiny_checkpoint)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("raysem.logs.set_up", lambda *_: None)
 
     def call(*arguments: str) -> tuple[int, str, list[str]]:
         connected: list[str] = []

@@ -23,11 +23,6 @@ from raysem.stages import LOCK, Stage
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(autouse=True)
-def quiet_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raysem.logs.set_up", lambda *_: None)
-
-
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """`curate_and_train` with these arguments, in an empty folder, with a Ray that must not be started."""
