@@ -210,6 +210,8 @@ def connect_ray(cluster: ClusterSettings) -> None:
     """
     import ray
 
+    from raysem.runs import local_ray
+
     if ray.is_initialized():
         return
     for name in ("ray.data", "ray.train", "ray.tune"):
@@ -230,5 +232,4 @@ def connect_ray(cluster: ClusterSettings) -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     memory = cluster.object_store_mib * 2**20 if cluster.object_store_mib else None
-    # "local": without an address Ray would join whatever `ray start` left on this machine, and refuse num_cpus there.
-    ray.init(address="local", num_cpus=cluster.local_cpus, object_store_memory=memory, include_dashboard=True, **quiet)
+    local_ray.start(num_cpus=cluster.local_cpus, object_store_memory=memory, include_dashboard=True, **quiet)

@@ -1,0 +1,44 @@
+"""A Ray of this machine alone, which ends with this process and with every process that it started."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import psutil
+import ray
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 5.0
+"""How long a process of Ray may take to end by itself; most take less than one."""
+
+
+def start(**settings: Any) -> None:
+    """`ray.init` of a new Ray, with these settings of it, that is taken down when this interpreter ends.
+
+    Ray's own end leaves to each worker to notice it. One that hangs in its own end then (an actor of Ray Train was
+    seen to) would stay for ever, with its memory.
+    """
+    before = set(psutil.Process().children())
+    # "local": without an address Ray would join whatever `ray start` left on this machine, and refuse num_cpus there.
+    ray.init(address="local", **settings)
+    started = [process for process in psutil.Process().children() if process not in before]
+    atexit.register(partial(_end, started))
+
+
+def _end(started: list[psutil.Process]) -> None:
+    family = list(started)
+    for process in started:
+        with suppress(psutil.NoSuchProcess):
+            family += process.children(recursive=True)
+    ray.shutdown()
+    _, left = psutil.wait_procs(family, timeout=GRACE_SECONDS)
+    for process in left:
+        log.info("%s did not end with its Ray; killed", process)
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=GRACE_SECONDS)
