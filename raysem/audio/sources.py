@@ -11,7 +11,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -87,17 +87,12 @@ def _open_local(path: str) -> Iterator[Source]:
 
 @contextmanager
 def _open_remote(location: str) -> Iterator[Source]:
-    try:
-        fs, path = storage.filesystem(location)
-        remote = fs.open(path, "rb", block_size=REMOTE_BLOCK_BYTES)
-    except storage.NOTHING_THERE as error:
-        raise ClipError("missing", f"{location}: no such file") from error
-    except StorageError:
-        raise
-    except Exception as error:  # each driver has classes of its own (botocore's are not OSErrors): none can be named
-        raise storage.trouble(location, error) from error
-    with remote:
-        size = getattr(remote, "size", None)
+    with ExitStack() as stack:
+        try:
+            remote = stack.enter_context(storage.open_remote(location, REMOTE_BLOCK_BYTES))
+        except storage.NOTHING_THERE as error:
+            raise ClipError("missing", f"{location}: no such file") from error
+        size = getattr(remote, "size_bytes", None)
         if size == 0:
             raise ClipError("empty", f"{location}: 0 bytes")
         reader = _Reader(location, remote)
@@ -126,6 +121,8 @@ class _Reader(io.RawIOBase):
         """StorageError if any read failed; ClipError `missing` if it did because the file is gone meanwhile."""
         if isinstance(self._error, storage.NOTHING_THERE):
             raise ClipError("missing", f"{self._location}: no such file any more") from self._error
+        if isinstance(self._error, StorageError):
+            raise self._error
         if self._error is not None:
             raise storage.trouble(self._location, self._error) from self._error
 

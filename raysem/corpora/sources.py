@@ -181,9 +181,7 @@ class AudioFiles:
 def walk_files(folder: str) -> Iterator[str]:
     """The paths of all files below a folder, relative to it; hidden ones are left out."""
     if storage.is_remote(folder):
-        fs, path = storage.filesystem(folder)
-        for name in fs.find(path):
-            yield name.removeprefix(path.rstrip("/") + "/")
+        yield from storage.files_below(folder)
         return
     yield from _walk_local(storage.absolute(folder), "", set())
 

@@ -17,8 +17,12 @@ COMFORTABLE_FREE_BYTES = 2 * 2**30
 
 
 def check_output(output: storage.Location) -> list[str]:
-    """Warnings about a local output; UserError where nothing can be written to it."""
+    """Warnings about a local output; UserError where nothing can be written to it.
+
+    Of a store it is known by now that it answers and has the bucket; the run's lock is the first that is written.
+    """
     if storage.is_remote(output):
+        storage.check_bucket(output)
         return []
     target = Path(output)
     above = next(folder for folder in (target, *target.parents) if folder.exists())

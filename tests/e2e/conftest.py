@@ -82,7 +82,7 @@ class JobScript:
             "OMP_NUM_THREADS": "1",
         }
 
-    def arguments(self, output: Path, *more: str) -> list[str]:
+    def arguments(self, output: Path | str, *more: str) -> list[str]:
         """What stands behind `python`."""
         encoder = f"{self.encoder_key}={self.text_encoder}"
         script = [f"jobs/{self.name}.py", "--recipe", str(HERE / self.recipe), "--set", encoder]
@@ -102,7 +102,7 @@ class JobScript:
                 preexec_fn=_hears_ctrl_c,
             )
 
-    def run(self, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    def run(self, output: Path | str, *more: str) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
         process = subprocess.Popen(
             [sys.executable, *self.arguments(output, *more)],
@@ -164,6 +164,15 @@ def job(text_encoder: Path) -> Iterator[JobScript]:
         process.kill()
     psutil.wait_procs(left, timeout=60)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def finished(job: JobScript, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The output of one uninterrupted run, and what it printed."""
+    output = tmp_path_factory.mktemp("finished") / "run"
+    done = job.run(output)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return output, done
 
 
 @pytest.fixture(scope="session")

@@ -46,15 +46,6 @@ def attempts(output: Path) -> dict[str, int]:
     return dict(Counter(str(file.parent.parent.relative_to(output)) for file in output.glob("**/attempts/*.json")))
 
 
-@pytest.fixture(scope="module")
-def finished(job: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The output of one uninterrupted run, and what it printed."""
-    output = tmp_path_factory.mktemp("finished") / "run"
-    done = job.run(output)
-    assert done.returncode == 0, done.stderr[-5000:]
-    return output, done
-
-
 def test_the_summary_is_complete_and_its_counts_add_up(finished: Any):
     output, done = finished
     summary = storage.read_json(str(output / "summary.json"))

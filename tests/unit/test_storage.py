@@ -171,7 +171,7 @@ def test_a_store_that_refuses_is_a_users_error_and_an_os_error(monkeypatch: pyte
         raise RuntimeError("no credentials\nand more")
 
     fs, _ = storage.filesystem("memory://x")
-    monkeypatch.setattr(type(fs), "exists", refuse)
+    monkeypatch.setattr(type(fs), "info", refuse)
     with pytest.raises(
         StorageError, match=r"memory://x: cannot be reached or used \(RuntimeError: no credentials"
     ) as e:

@@ -121,11 +121,11 @@ def test_a_store_that_stays_away_is_one_line_and_no_outcome_of_the_clip(store: S
         rebuilt = pickle.loads(pickle.dumps(caught.value))
         assert (type(rebuilt), str(rebuilt)) == (StorageError, str(caught.value))
         setattr(store, where, [])
-    assert store.opened == 6
+    assert store.opened == 4  # a read is tried again in its place
 
 
 @pytest.mark.parametrize("start", [None, 60.0])
-def test_a_large_file_that_breaks_off_is_read_anew(store: Store, start: float | None, make_clip: Callable[..., bytes]):
+def test_a_large_file_that_breaks_off_is_read_on(store: Store, start: float | None, make_clip: Callable[..., bytes]):
     content = make_clip("wav16.wav", 110.0)
     assert len(content) > FETCH_WHOLE_BYTES
     store.files["a.wav"] = content
@@ -133,13 +133,13 @@ def test_a_large_file_that_breaks_off_is_read_anew(store: Store, start: float | 
     found = decode("troubled://a.wav", start_seconds=start, duration_seconds=start and 1.0)
     expected = decode(content, start_seconds=start, duration_seconds=start and 1.0)
     np.testing.assert_array_equal(found.samples_CT, expected.samples_CT)
-    assert (store.opened, store.on_read) == (2, [])
+    assert (store.opened, store.on_read) == (1, [])
     if start is not None:
         assert store.bytes_read < len(content)  # by blocks: a second is not the whole file
     store.on_read = [lost() for _ in range(20)]
     with pytest.raises(StorageError, match=r"reset by peer\), tried 3 times$"):
         decode("troubled://a.wav")
-    assert len(store.on_read) == 17  # after the first error of a try nothing more is read
+    assert len(store.on_read) == 17  # after the last error nothing more is read
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,12 @@
-"""A pickle that leaves a file behind when somebody opens it; puts `measuring` on the path."""
+"""A pickle that leaves a file behind when somebody opens it."""
 
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 class Trap:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from raysem import config, logs, storage
+from raysem import config, storage
 from raysem.credentials import MASK, holds_credentials, without_credentials
 from raysem.errors import ClipError, ConfigError, DataError, StorageError
+from raysem.logs import set_up
 from raysem.runs.launch import main
 
 HUSH = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYHUSHHUSHKEY"
@@ -102,7 +103,7 @@ def test_log_lines_and_the_tracebacks_within_them_say_no_credential(capsys: pyte
     before = logger.handlers[:]
     logger.handlers[:] = []
     try:
-        logs.set_up()
+        set_up()
         log = logging.getLogger("raysem.security")
         for text in TEXTS.values():
             log.info("read %s", text)

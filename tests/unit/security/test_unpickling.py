@@ -103,7 +103,9 @@ def test_a_text_encoder_with_a_pickle_for_weights_runs_no_code(
 
 
 @pytest.mark.parametrize(
-    "load", [lambda folder: TextEncoder(TextEncoderSettings(name=folder)), load_ast, load_hf_clap], ids=str
+    "load",
+    [lambda folder: TextEncoder(TextEncoderSettings(name=folder)), load_ast, load_hf_clap],
+    ids=["text", "ast", "clap"],
 )
 def test_a_model_that_brings_its_own_code_is_refused_without_a_question(
     tmp_path: Path, bert_folder: Path, load: Callable, monkeypatch: pytest.MonkeyPatch
