@@ -200,12 +200,15 @@ def show_config(
 @app.command()
 def status(
     output: Annotated[str, typer.Argument(help="a run's output folder, local or s3://")],
+    every_record: Annotated[
+        bool, typer.Option("--every-record", help="exact counts of a stage at work, whatever that asks of the store")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
     """Where a run stands, from its files alone."""
-    from raysem.run_status import describe, read_status
+    from raysem.run_status import MAX_RECORDS, describe, read_status
 
-    found = read_status(storage.absolute(output))
+    found = read_status(storage.absolute(output), limit=sys.maxsize if every_record else MAX_RECORDS)
     print(json.dumps(found, indent=2) if as_json else describe(found))
 
 

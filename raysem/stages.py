@@ -8,6 +8,7 @@ cross-validation, side by side where there is room. Nothing here knows audio or 
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import itertools
 import logging
@@ -18,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -378,7 +379,32 @@ def _held(location: storage.Location, token: str) -> Iterator[None]:
             storage.delete(location)
 
 
+@contextmanager
+def _one_at_a_time(location: storage.Location) -> Iterator[None]:
+    """Keep other processes of this machine out of the block, where the file system of `location` can.
+
+    Else of two that find the lock of a killed one, the slower could remove the faster one's new lock for the old.
+    """
+    if storage.is_remote(location):
+        yield
+        return
+    folder = Path(storage.absolute(location)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # as on NFS
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _acquire(location: storage.Location, token: str) -> None:
+    with _one_at_a_time(location):
+        _acquire_alone(location, token)
+
+
+def _acquire_alone(location: storage.Location, token: str) -> None:
     for _ in range(2):
         held = _read_lock(location)
         if held and _is_alive(held):

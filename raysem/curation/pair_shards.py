@@ -39,6 +39,7 @@ class MatchShards:
         torch.set_num_threads(threads)
         self._clips, self._floor = Ledger(clips), floor
         self._caption_ids, text_CD = read_embeddings(captions)
+        self.num_captions = len(self._caption_ids)
         self._text = PreparedCaptions(text_CD)
 
     def __call__(self, shard: str) -> tuple[DoneRecord, dict[str, pa.Table]]:

@@ -13,6 +13,7 @@ import ray
 import ray.data
 
 from raysem import storage
+from raysem.curation.ray_metrics import count_scored
 from raysem.errors import StageError
 from raysem.ledger import DoneRecord, Ledger, total
 from raysem.logs import Progress
@@ -61,7 +62,7 @@ def make_shards(
             [{"shard": name} for name in pending], override_num_blocks=min(len(pending), 20_000)
         ).map_batches(
             _ShardActor,
-            fn_constructor_kwargs={"output": output, "work": work, "arguments": dict(arguments)},
+            fn_constructor_kwargs={"output": output, "work": work, "arguments": dict(arguments), "stage": what},
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=num_cpus,
@@ -85,15 +86,21 @@ def rows_of(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
 
 
 class _ShardActor:
-    def __init__(self, output: storage.Location, work: Callable[..., ShardWork], arguments: Mapping[str, Any]):
-        self._ledger, self._work = Ledger(output), work(**arguments)
+    def __init__(
+        self, output: storage.Location, work: Callable[..., ShardWork], arguments: Mapping[str, Any], stage: str
+    ):
+        self._ledger, self._work, self._stage = Ledger(output), work(**arguments), stage
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         names = batch["shard"].to_pylist()
         for name in names:
             began = time.monotonic()
             record, tables = self._work(name)
-            self._ledger.finish(replace(record, seconds=round(time.monotonic() - began, 3)), tables)
+            spent = time.monotonic() - began
+            self._ledger.finish(replace(record, seconds=round(spent, 3)), tables)
+            captions = getattr(self._work, "num_captions", 0)  # of work that scores every row against as many
+            if captions:
+                count_scored(self._stage, record.rows * captions, seconds=spent)
         return pa.table({"shard": pa.array(names, pa.string())})
 
 

@@ -12,6 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -25,8 +26,10 @@ from pydantic import Field, PositiveInt
 
 from raysem import storage
 from raysem.audio.crops import even_crops
+from raysem.audio.guarded_decode import GuardedDecoder, ends_after
 from raysem.audio.load import AudioSettings, load_clip
 from raysem.config import Settings
+from raysem.curation.ray_metrics import count_captions, count_decoded, count_embedded
 from raysem.curation.ray_shards import rows_of
 from raysem.errors import ClipError, StageError
 from raysem.ledger import DoneRecord, Ledger, total
@@ -40,6 +43,7 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 3  # a lost collector leaves shards unfinished; they are made again this often
 CHECK_FAILURES_FROM_ROWS = 200
+MAX_DECODE_SECONDS = 600.0
 
 
 class EmbedSettings(Settings):
@@ -64,6 +68,8 @@ class WorkerSettings(Settings):
     """CPUs of one decoding task; below 1 two tasks share a core, which keeps a small machine from waiting on itself."""
     max_decode_tasks: PositiveInt | None = None
     """Decoding tasks at once; null: as many as the cluster's CPUs allow."""
+    max_decode_seconds: float = Field(MAX_DECODE_SECONDS, gt=0)
+    """A clip that twice takes longer to fetch and decode is rejected as crashed_decoder."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,8 @@ def plan_workers(settings: WorkerSettings, resources: Mapping[str, float]) -> Wo
     # collector 0.1 of one, and a decoding task must fit beside them.
     num_cpus = 0.0 if num_gpus else min(1.0, 0.4 * cpus / count)
     decode_cpus = min(settings.cpus_per_decode_task, 0.5 * cpus)
+    if num_cpus == decode_cpus:
+        num_cpus *= 0.9  # of two steps that ask for the same Ray Data makes one, and the actor would decode
     threads = max(int(cpus // 2 // count), 1) if not num_gpus else 2
     return Workers(count, num_gpus, num_cpus, threads, decode_cpus, settings.max_decode_tasks)
 
@@ -118,6 +126,8 @@ class EmbedJob:
     crop_samples: int
     embed: EmbedSettings
     metadata: Mapping[str, str] = field(default_factory=dict)
+    stage: str = "embed"
+    """What the metrics call it."""
 
 
 def embed_clips(shards: Sequence[storage.Location], job: EmbedJob) -> dict[str, Any]:
@@ -128,7 +138,14 @@ def embed_clips(shards: Sequence[storage.Location], job: EmbedJob) -> dict[str, 
     Raises:
         StageError: more than `max_failed_share` of the clips cannot be used, or shards stay unfinished.
     """
-    decode = partial(_decode_unit, audio=job.audio, crop_samples=job.crop_samples, num_crops=job.embed.num_crops)
+    decode = partial(
+        _decode_unit,
+        audio=job.audio,
+        crop_samples=job.crop_samples,
+        num_crops=job.embed.num_crops,
+        max_seconds=job.workers.max_decode_seconds,
+        stage=job.stage,
+    )
     return _embed(shards, job, "clip_id", job.embed.clips_per_unit, decode)
 
 
@@ -229,7 +246,12 @@ def _run_pipeline(
         )
     dataset = dataset.map_batches(
         _Embedder,
-        fn_constructor_kwargs={"source": job.model, "texts": decode is None, "threads": workers.threads},
+        fn_constructor_kwargs={
+            "source": job.model,
+            "texts": decode is None,
+            "threads": workers.threads,
+            "stage": job.stage,
+        },
         batch_size=1,
         batch_format="pyarrow",
         num_gpus=workers.num_gpus or None,
@@ -248,8 +270,21 @@ def _run_pipeline(
         yield {"shard": row["shard"], "rows": row["rows"], "outcomes": dict(zip(names, counts, strict=True))}
 
 
-def _decode_unit(unit: pa.Table, *, audio: AudioSettings, crop_samples: int, num_crops: int) -> pa.Table:
-    """One row a unit in, one row out: the usable clips' crops as one block of float32, the others with a reason."""
+def _decode_unit(
+    unit: pa.Table,
+    *,
+    audio: AudioSettings,
+    crop_samples: int,
+    num_crops: int,
+    max_seconds: float = MAX_DECODE_SECONDS,
+    stage: str = "embed",
+) -> pa.Table:
+    """One row a unit in, one row out: the usable clips' crops as one block of float32, the others with a reason.
+
+    A clip that crashes its decoder takes this process with it, and one that takes longer than `max_seconds` does too:
+    Ray then tries the unit again, for ever. The next attempt decodes in a process beside this one, to the same
+    samples, and rejects a clip that crashes that too as crashed_decoder.
+    """
     torch.set_num_threads(1)  # resampling: one decoding task is one thread
     about = unit.to_pylist()[0]
     began = time.monotonic()
@@ -259,22 +294,22 @@ def _decode_unit(unit: pa.Table, *, audio: AudioSettings, crop_samples: int, num
     crops: list[np.ndarray] = []
     rejects: list[tuple[str, str, str]] = []
     seconds = 0.0
-    for row in rows.to_pylist():
-        source = row["audio"] or {}
-        try:
-            samples_T = load_clip(
-                source.get("bytes"),
-                source.get("path"),
-                start_seconds=row["start_seconds"],
-                duration_seconds=row["duration_seconds"],
-                settings=audio,
-            )
-        except ClipError as error:
-            rejects.append((row["clip_id"], error.outcome, error.reason))
-            continue
-        seconds += len(samples_T) / audio.sample_rate
-        kept.append(row["clip_id"])
-        crops.append(even_crops(samples_T, crop_samples, num_crops))
+    with _loader(audio, max_seconds) as load:
+        for row in rows.to_pylist():
+            source = row["audio"] or {}
+            try:
+                samples_T = load(
+                    source.get("bytes"),
+                    source.get("path"),
+                    start_seconds=row["start_seconds"],
+                    duration_seconds=row["duration_seconds"],
+                )
+            except ClipError as error:
+                rejects.append((row["clip_id"], error.outcome, error.reason))
+                continue
+            seconds += len(samples_T) / audio.sample_rate
+            kept.append(row["clip_id"])
+            crops.append(even_crops(samples_T, crop_samples, num_crops))
     waveforms = (
         np.concatenate(crops).astype(np.float32, copy=False) if crops else np.zeros((0, crop_samples), np.float32)
     )
@@ -289,7 +324,38 @@ def _decode_unit(unit: pa.Table, *, audio: AudioSettings, crop_samples: int, num
         "audio_seconds": seconds,
         "seconds": time.monotonic() - began,
     }
+    outcomes = Counter(reject[1] for reject in rejects)
+    count_decoded(stage, len(kept), outcomes, audio_seconds=seconds, seconds=time.monotonic() - began)
     return pa.Table.from_pylist([out], schema=_DECODED)
+
+
+@contextmanager
+def _loader(audio: AudioSettings, max_seconds: float) -> Iterator[Callable[..., np.ndarray]]:
+    """`load_clip` with these settings, guarded where an earlier attempt lost its process."""
+    if _is_retry():
+        log.warning("an earlier attempt at this unit lost its process; its clips are decoded in a process of their own")
+        with GuardedDecoder(audio, max_seconds=max_seconds) as decoder:
+            yield decoder.load_clip
+        return
+
+    with ends_after(max_seconds) as begin_clip:
+
+        def load(
+            audio_bytes: bytes | None, path: str | None, *, start_seconds: float | None, duration_seconds: float | None
+        ) -> np.ndarray:
+            begin_clip()
+            return load_clip(
+                audio_bytes, path, start_seconds=start_seconds, duration_seconds=duration_seconds, settings=audio
+            )
+
+        yield load
+
+
+def _is_retry() -> bool:
+    """Whether an earlier attempt at this task of Ray lost its process, or what it made."""
+    # No public call of Ray 2.60 says it. It is so for tasks, not for those of an actor: decoding stays out of actors.
+    worker: Any = ray._private.worker.global_worker
+    return ray.is_initialized() and worker.core_worker.get_current_task_attempt_number() > 0
 
 
 _UNIT = [
@@ -330,12 +396,12 @@ _FINISHED = pa.schema(
 class _Embedder:
     """Actor with the model on its device: a unit's waveforms, or its texts, become embeddings."""
 
-    def __init__(self, source: TeacherSource | ScorerSource, texts: bool, threads: int):
+    def __init__(self, source: TeacherSource | ScorerSource, texts: bool, threads: int, stage: str):
         torch.set_num_threads(min(threads, cpus_of_this_node()))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._teacher = load_teacher(source, device) if isinstance(source, TeacherSource) else None
         self._scorer = load_scorer(source, device) if not isinstance(source, TeacherSource) else None
-        self._texts = texts
+        self._texts, self._stage = texts, stage
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         began = time.monotonic()
@@ -349,7 +415,9 @@ class _Embedder:
         else:
             embedding_BD = self._embed_waveforms(row)
         row["embeddings"] = np.ascontiguousarray(embedding_BD, np.float32).tobytes()
-        row["seconds"] += time.monotonic() - began
+        spent = time.monotonic() - began
+        row["seconds"] += spent
+        (count_captions if self._texts else count_embedded)(self._stage, len(row["ids"]), seconds=spent)
         return pa.Table.from_pylist([{name: row.get(name) for name in _EMBEDDED.names}], schema=_EMBEDDED)
 
     @property

@@ -136,6 +136,7 @@ class Classification:
 
     def _scored(self, name: str, part: Stage, classifier: Stage) -> Stage:
         embed = self.recipe.evaluation.embed
+        name = scores_name(name, part.name.removeprefix("corpora/"))
 
         def run(folder: storage.Location) -> dict[str, Any]:
             where = classifier.folder(self.output)
@@ -147,6 +148,7 @@ class Classification:
                 audio=AudioSettings(**{**plain(self.recipe.audio), "sample_rate": about["sample_rate"]}),
                 crop_samples=about["crop_samples"],
                 embed=embed,
+                stage=name,
                 metadata={
                     "model": about["fingerprint"],
                     "num_crops": str(embed.num_crops),
@@ -157,7 +159,6 @@ class Classification:
 
         covered = {key: value for key, value in plain(embed).items() if key != "max_failed_share"}
         settings = {"embed": covered, "audio": plain(self.recipe.audio)}
-        name = scores_name(name, part.name.removeprefix("corpora/"))
         return Stage(name, run, settings=settings, inputs=[part, classifier])
 
     @cached_property

@@ -28,7 +28,7 @@ class EmbeddingStages:
 
         def run(folder: storage.Location) -> dict[str, Any]:
             shards = roles.caption_shards(pool.folder(self.output))
-            return embed_captions(shards, self._job(model, folder, None))
+            return embed_captions(shards, self._job("embed/captions", model, folder, None))
 
         return Stage("embed/captions", run, inputs=[pool, model])
 
@@ -37,14 +37,14 @@ class EmbeddingStages:
 
         def run(folder: storage.Location) -> dict[str, Any]:
             shards = roles.clip_shards(corpus.folder(self.output))
-            return embed_clips(shards, self._job(model, folder, num_crops))
+            return embed_clips(shards, self._job(name, model, folder, num_crops))
 
         embed = plain(self.recipe.curation.embed) | ({"num_crops": num_crops} if num_crops is not None else {})
         covered = {name: value for name, value in embed.items() if name not in ("max_failed_share",)}
         settings = {"embed": covered, "audio": plain(self.recipe.audio)}
         return Stage(name, run, settings=settings, inputs=[corpus, model])
 
-    def _job(self, model: Stage, folder: storage.Location, num_crops: int | None) -> EmbedJob:
+    def _job(self, name: str, model: Stage, folder: storage.Location, num_crops: int | None) -> EmbedJob:
         where = model.folder(self.output)
         about = model_record.about(where)
         embed = self.recipe.curation.embed
@@ -57,6 +57,7 @@ class EmbeddingStages:
             audio=AudioSettings(**{**plain(self.recipe.audio), "sample_rate": about["sample_rate"]}),
             crop_samples=about["crop_samples"],
             embed=embed,
+            stage=name,
             metadata={
                 "model": about["fingerprint"],
                 "sample_rate": str(about["sample_rate"]),

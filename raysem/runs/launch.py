@@ -226,7 +226,7 @@ def connect_ray(cluster: ClusterSettings) -> None:
             ray.init(address=target, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"cluster.address {target}: {str(error).strip().splitlines()[0]} "
+                f"cluster.address {target}: {' '.join(str(error).split())} "
                 "(is it running, and is RAY_AUTH_TOKEN or ~/.ray/auth_token that cluster's token?)"
             ) from error
         return

@@ -112,6 +112,7 @@ def tag_table(
             audio=audio,
             crop_samples=model.crop_samples,
             embed=EmbedSettings(num_crops=settings.num_crops, **limit),
+            stage="tag",
             metadata={"model": model.fingerprint(), "classes": json.dumps(model.class_names, ensure_ascii=False)},
         )
         counts = _scored(table.shards, job)

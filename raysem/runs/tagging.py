@@ -123,6 +123,7 @@ class Tagging:
                 audio=audio,
                 crop_samples=about["crop_samples"],
                 embed=embed,
+                stage=f"evaluate/{set_name}/{name}",
                 metadata={
                     "model": about["fingerprint"],
                     "num_crops": str(embed.num_crops),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from raysem.tables import CAPTIONS, CLIPS
 from raysem.text.encoder import TextEncoderSettings
 
 SAMPLE_RATE = 8000
+FAULTY_SOUNDS = Path(__file__).parent / "faulty_sounds"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,6 +42,9 @@ def _ray() -> Iterator[None]:
     import ray.data
 
     folder = tempfile.mkdtemp(prefix="rs-", dir="/tmp")  # short: a socket's path may have 107 characters
+    paths = [str(FAULTY_SOUNDS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))  # of the workers
     ray.init(
         address="local",
         num_cpus=4,
@@ -52,6 +57,7 @@ def _ray() -> Iterator[None]:
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = 240
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    monkeypatch.undo()
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)

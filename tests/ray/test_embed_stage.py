@@ -251,7 +251,7 @@ def test_an_actor_takes_no_more_threads_than_its_machine_has(pool: Any):
 
     @ray.remote(num_cpus=0.1)
     def threads_of(wanted: int) -> int:
-        ray_stages._Embedder(source=pool.teacher, texts=True, threads=wanted)
+        ray_stages._Embedder(source=pool.teacher, texts=True, threads=wanted, stage="embed")
         return torch.get_num_threads()
 
     assert ray.get([threads_of.remote(wanted) for wanted in (1, 1000)]) == [1, 4]  # the CPUs of this Ray
