@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from raysem.errors import ClipError, StageError
 from raysem.training.cache import MIB, LeastRecentlyUsed
 from raysem.training.draws import draw_index
 from raysem.training.rejects import UnusableClip
-from raysem.training.table import TrainingClip, TrainingTable
+from raysem.training.table import ClipTable, TrainingClip
 
 # Shapes: B clips, T samples.
 
@@ -33,13 +35,23 @@ class UsableClip:
 
 
 class ClipLoader:
-    """Decoded clips at one sample rate, cached up to `cache_mib`; several tables share the cache."""
+    """Decoded clips at one sample rate, cached up to `cache_mib`; several tables share the cache.
 
-    def __init__(self, tables: Sequence[TrainingTable], *, audio: AudioSettings, cache_mib: int):
+    It crosses processes where its tables do, with an empty cache.
+    """
+
+    def __init__(self, tables: Sequence[ClipTable], *, audio: AudioSettings, cache_mib: int):
         self.tables = tuple(tables)
         self.sample_rate = audio.sample_rate
-        self._audio = audio
+        self._audio, self._cache_mib = audio, cache_mib
         self._found: LeastRecentlyUsed[tuple[int, int], np.ndarray | UnusableClip] = LeastRecentlyUsed(cache_mib * MIB)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(ClipLoader, self.tables, audio=self._audio, cache_mib=self._cache_mib), ()
+
+    def of(self, tables: Sequence[ClipTable], *, cache_mib: int) -> ClipLoader:
+        """The clips of other tables, loaded in the same way."""
+        return ClipLoader(tables, audio=self._audio, cache_mib=cache_mib)
 
     def row_and_waveform(self, table: int, row: int) -> tuple[TrainingClip, np.ndarray | UnusableClip]:
         """The row, and all its samples or why it cannot be used; at once when it was loaded before.

@@ -7,13 +7,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.distributed as dist
 
-from raysem.errors import RaysemError, StageError, StorageError
+from raysem.errors import ConfigError, RaysemError, StageError, StorageError
 from raysem.losses.gather import in_group
+
+if TYPE_CHECKING:  # these know a context
+    from raysem.training.examples import Examples
+    from raysem.training.loader import Batches
+    from raysem.training.plan import StepPlan
+    from raysem.training.settings import TrainingSettings
 
 
 class TrainingError(StageError):
@@ -45,6 +51,10 @@ class TrainContext(Protocol):
         """Publish metrics of a held-out evaluation; called equally often on every rank."""
         ...
 
+    def cluster_batches(self, plan: StepPlan, examples: Examples, settings: TrainingSettings) -> Batches:
+        """This rank's batches, whose clips other machines decode; ConfigError where there are none."""
+        ...
+
 
 @dataclass(frozen=True)
 class LocalContext:
@@ -65,6 +75,10 @@ class LocalContext:
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Nobody listens; the metrics file has them."""
+
+    def cluster_batches(self, plan: StepPlan, examples: Examples, settings: TrainingSettings) -> Batches:
+        """ConfigError: there is no cluster here."""
+        raise ConfigError("training.decode: cluster needs a run on Ray; in a process of its own it is worker")
 
 
 def stop_together(error: RaysemError | None, context: TrainContext) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +31,16 @@ class Example:
 class Examples(Protocol):
     """Makes examples of the rows of a few tables. A pure function, called by several threads."""
 
+    @property
+    def clips(self) -> ClipLoader: ...
+
+    @property
+    def crop_samples(self) -> int: ...
+
+    def reading(self, clips: ClipLoader) -> Examples:
+        """The same examples, of the same rows read in another way."""
+        ...
+
     def example(self, source: int, row: int, epoch: int) -> Example:
         """The example of a row in an epoch.
 
@@ -48,6 +58,10 @@ class CaptionedCrops:
     clips: ClipLoader
     crop_samples: int
     seed: int
+
+    def reading(self, clips: ClipLoader) -> CaptionedCrops:
+        """The same examples, of the same rows read in another way."""
+        return replace(self, clips=clips)
 
     def example(self, source: int, row: int, epoch: int) -> Example:
         """The example of a row in an epoch."""

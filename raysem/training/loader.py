@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,6 +33,19 @@ class ClipBatch:
     num_mixed: int = 0
     """Further clips that are mixed into these."""
 
+    @classmethod
+    def of(cls, source: int, examples: Sequence[Example], *, pin_memory: bool = False) -> ClipBatch:
+        """The batch of these examples, in their order; its waveforms are copies of theirs."""
+        waveform_BT = torch.from_numpy(np.stack([example.crop_T for example in examples]))
+        return cls(
+            waveform_BT.pin_memory() if pin_memory else waveform_BT,
+            [example.texts for example in examples],
+            [example.clip_id for example in examples],
+            source,
+            tuple(clip for example in examples for clip in example.unusable),
+            sum(example.num_clips - 1 for example in examples),
+        )
+
     @property
     def captions(self) -> list[str]:
         """The one text of each clip."""
@@ -42,8 +56,21 @@ class ClipBatch:
         return replace(self, waveform_BT=self.waveform_BT.to(device, non_blocking=True))
 
 
+class Batches(Protocol):
+    """This rank's parts of the global batches of a plan, in order. Where they are made changes no bit of them."""
+
+    def batches(self, first_step: int, end_step: int) -> Generator[list[ClipBatch], None, None]:
+        """For each step its parts (one, without accumulation).
+
+        Raises:
+            StageError: too many clips in a row cannot be used; other ranks may have found better ones.
+            StorageError: a clip or a row group cannot be reached.
+        """
+        ...
+
+
 class BatchLoader:
-    """This rank's parts of the global batches of a plan, in order, `prefetch_batches` ahead."""
+    """`Batches` by threads of this process, `prefetch_batches` ahead."""
 
     def __init__(
         self,
@@ -62,12 +89,7 @@ class BatchLoader:
         self._num_threads, self._prefetch, self._pin_memory = num_threads, prefetch_batches, pin_memory
 
     def batches(self, first_step: int, end_step: int) -> Generator[list[ClipBatch], None, None]:
-        """For each step its parts (one, without accumulation).
-
-        Raises:
-            StageError: too many clips in a row cannot be used; other ranks may have found better ones.
-            StorageError: a clip or a row group cannot be reached.
-        """
+        """For each step its parts."""
         with ThreadPoolExecutor(self._num_threads, thread_name_prefix="clips") as pool:
             waiting: deque[list[tuple[int, list[Future[Example]]]]] = deque()
             try:
@@ -76,32 +98,15 @@ class BatchLoader:
                     while submitted < end_step and len(waiting) <= self._prefetch:
                         waiting.append(self._submit(pool, submitted))
                         submitted += 1
-                    yield [self._collect(source, examples) for source, examples in waiting.popleft()]
+                    parts = [(source, [future.result() for future in made]) for source, made in waiting.popleft()]
+                    yield [ClipBatch.of(source, made, pin_memory=self._pin_memory) for source, made in parts]
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _submit(self, pool: ThreadPoolExecutor, step: int) -> list[tuple[int, list[Future[Example]]]]:
-        planned = self._plan.step(step)
         parts = []
-        for part in range(self._parts):
-            rows = planned.rows.part_of_rank(self._rank, self._world_size, part, self._parts)
-            drawn = zip(rows.rows_B.tolist(), rows.epochs_B.tolist(), strict=True)
-            parts.append(
-                (
-                    planned.source,
-                    [pool.submit(self._examples.example, planned.source, row, epoch) for row, epoch in drawn],
-                )
-            )
+        for part in self._plan.parts_of_rank(step, self._rank, self._world_size, self._parts):
+            drawn = zip(part.rows.rows_B.tolist(), part.rows.epochs_B.tolist(), strict=True)
+            made = [pool.submit(self._examples.example, part.source, row, epoch) for row, epoch in drawn]
+            parts.append((part.source, made))
         return parts
-
-    def _collect(self, source: int, futures: list[Future[Example]]) -> ClipBatch:
-        examples = [future.result() for future in futures]
-        waveform_BT = torch.from_numpy(np.stack([example.crop_T for example in examples]))
-        return ClipBatch(
-            waveform_BT.pin_memory() if self._pin_memory else waveform_BT,
-            [example.texts for example in examples],
-            [example.clip_id for example in examples],
-            source,
-            tuple(clip for example in examples for clip in example.unusable),
-            sum(example.num_clips - 1 for example in examples),
-        )

@@ -11,7 +11,7 @@ from raysem.training.context import TrainContext
 from raysem.training.draws import draw_seed
 from raysem.training.examples import CaptionedCrops, Examples
 from raysem.training.held_out import HeldOutPairs
-from raysem.training.loader import BatchLoader
+from raysem.training.loader import Batches, BatchLoader
 from raysem.training.measure import Measure
 from raysem.training.objective import TextInputs
 from raysem.training.plan import BatchPlan, StepPlan
@@ -78,8 +78,10 @@ def pair_inputs(
     return TrainingInputs(batch_loader(plan, examples, settings, context), measures, rows)
 
 
-def batch_loader(plan: StepPlan, examples: Examples, settings: TrainingSettings, context: TrainContext) -> BatchLoader:
-    """This rank's loader of a plan."""
+def batch_loader(plan: StepPlan, examples: Examples, settings: TrainingSettings, context: TrainContext) -> Batches:
+    """This rank's batches of a plan, made where `training.decode` says."""
+    if settings.decode == "cluster":
+        return context.cluster_batches(plan, examples, settings)
     return BatchLoader(
         plan,
         examples,

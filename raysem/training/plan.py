@@ -243,6 +243,17 @@ class StepPlan:
         self._from_replay = replay_draws(seed, num_steps, replay_probability)
         self._replays_before = np.concatenate([[0], np.cumsum(self._from_replay)])
 
+    @property
+    def num_sources(self) -> int:
+        """1, or 2 with a replay set."""
+        return sum(plan is not None for plan in self._plans)
+
+    def parts_of_rank(self, step: int, rank: int, world_size: int, num_parts: int) -> list[PlannedStep]:
+        """One rank's rows of each part of step `step`."""
+        planned = self.step(step)
+        rows = (planned.rows.part_of_rank(rank, world_size, part, num_parts) for part in range(num_parts))
+        return [PlannedStep(planned.source, of_part) for of_part in rows]
+
     def step(self, step: int) -> PlannedStep:
         """The rows of step `step`, counted from 0."""
         source = int(self._from_replay[step])

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -23,6 +24,10 @@ from raysem.config import Settings
 from raysem.errors import RaysemError, StageError, UserError
 from raysem.logs import set_up
 from raysem.training.context import TrainContext, TrainingError
+from raysem.training.examples import Examples
+from raysem.training.loader import Batches
+from raysem.training.plan import StepPlan
+from raysem.training.ray_batches import ClusterBatches, cpus_per_task
 from raysem.training.run import TrainingResult, check_shares
 from raysem.training.settings import TrainingSettings
 
@@ -83,6 +88,20 @@ class _RayContext:
     def report(self, metrics: Mapping[str, float]) -> None:
         """To Ray Train's callbacks. No checkpoint goes with it: ours are our own, and Ray's would resume by itself."""
         ray.train.report(dict(metrics))
+
+    def cluster_batches(self, plan: StepPlan, examples: Examples, settings: TrainingSettings) -> Batches:
+        """This rank's batches by tasks on the cluster's CPUs."""
+        reserved = self.world_size * ray.get_runtime_context().get_assigned_resources().get("CPU", 0.0)
+        return ClusterBatches(
+            plan,
+            examples,
+            rank=self.rank,
+            world_size=self.world_size,
+            parts=settings.accumulation,
+            prefetch_batches=settings.prefetch_batches,
+            pin_memory=self.device.type == "cuda",
+            cpus_per_task=cpus_per_task(ray.cluster_resources().get("CPU", 0.0), reserved),
+        )
 
 
 def run_training(spec: Trainable, workers: WorkerSettings) -> TrainingResult:
@@ -150,7 +169,8 @@ def _train_worker(config: dict[str, Any]) -> TrainingResult | RaysemError:
 
 
 def _quieten_ray() -> None:
-    """Ray Train logs each report in full, under a logger that it names after a file."""
+    """Ray Train logs each report in full, under a logger that it names after a file; Ray Data each execution."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("ray.train") or name.endswith("ray/train/v2/_internal/execution/context.py"):
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -15,7 +15,7 @@ from raysem.errors import ConfigError
 from raysem.losses.gather import in_group
 from raysem.storage import Location
 from raysem.training.context import TrainContext
-from raysem.training.loader import BatchLoader
+from raysem.training.loader import Batches
 from raysem.training.measure import Measure
 from raysem.training.settings import TrainingSettings
 
@@ -28,7 +28,7 @@ WriteModel = Callable[[Location, nn.Module, dict[str, Any]], object]
 class TrainingInputs:
     """What a run learns from and is measured on: this rank's share of them."""
 
-    batches: BatchLoader
+    batches: Batches
     measures: tuple[Measure, ...]
     rows: Mapping[str, int]
     """The size of each table, by name."""

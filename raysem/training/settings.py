@@ -61,6 +61,13 @@ class TrainingSettings(Settings):
     """Larger tables are read by row group, shuffled within windows of half this size."""
     loader_threads: PositiveInt = 2
     prefetch_batches: NonNegativeInt = 2
+    """Batches made ahead of use."""
+    decode: Literal["worker", "cluster"] = "worker"
+    """Who makes the batches: `loader_threads` of each training process, or through Ray Data any CPU of the cluster that
+    no training process reserves, for machines with fast GPUs and few CPUs. The batches are the same to the bit. Of
+    `cluster`, prefetch_batches bounds the tasks at once (16 clips each) and the waveforms that wait in the object
+    store; row groups at hand lie there too, and no decoded clip is kept for the next epoch. Measuring always decodes in
+    the training process."""
     torch_threads: PositiveInt | None = None
     """Threads of torch per rank; null: the cores of the machine shared among its ranks."""
 
@@ -76,7 +83,8 @@ class TrainingSettings(Settings):
         """The settings that change the weights: a resume with others is refused."""
         how = {
             "compile", "keep_checkpoints", "keep_checkpoints_when_done", "checkpoint_every_steps", "log_every_steps",
-            "tensorboard", "cache_mib", "text_cache_mib", "loader_threads", "prefetch_batches", "torch_threads",
+            "tensorboard", "cache_mib", "text_cache_mib", "loader_threads", "prefetch_batches", "decode",
+            "torch_threads",
         }  # fmt: skip
         if self.optimizer != "sgd":
             how.add("momentum")

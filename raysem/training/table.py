@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -44,7 +45,7 @@ class TrainingClip:
 
 
 @dataclass(frozen=True)
-class _Block:
+class RowGroup:
     """One row group of one file."""
 
     file: Location
@@ -52,8 +53,45 @@ class _Block:
     num_rows: int
     num_bytes: int
 
+    def read(self, texts: TextColumn) -> pa.Table:
+        """Its rows as one chunk, in the columns of a block of a `ClipTable`."""
+        with storage.open_parquet(self.file) as parquet:
+            table = parquet.read_row_group(self.row_group, columns=_present_columns(self.file, parquet, texts))
+        return _checked(table, self.file, texts).combine_chunks()
 
-class TrainingTable:
+
+class ClipTable(ABC):
+    """Rows by number, in blocks that are read as a whole: row groups, or all rows at once."""
+
+    def __init__(self, name: str, texts: TextColumn, block_rows: Sequence[int]):
+        self.name, self.texts, self.block_rows = name, texts, tuple(block_rows)
+        self._starts = np.concatenate([[0], np.cumsum(self.block_rows)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @abstractmethod
+    def block(self, index: int) -> pa.Table:
+        """The rows of a block: clip_id, audio_bytes, audio_path, start_seconds, duration_seconds, texts."""
+
+    def block_index(self, row: int) -> int:
+        """The number of the block that `row` lies in."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        return int(np.searchsorted(self._starts, row, side="right")) - 1
+
+    def block_of(self, row: int) -> range:
+        """The rows that are at hand when `row` is."""
+        index = self.block_index(row)
+        return range(int(self._starts[index]), int(self._starts[index + 1]))
+
+    def row(self, row: int) -> TrainingClip:
+        """One row."""
+        index = self.block_index(row)
+        return _clip(self.block(index), row - int(self._starts[index]))
+
+
+class TrainingTable(ClipTable):
     """The rows of Parquet files or folders of them, in the layout of CLIPS or IMPROVEMENT_SET.
 
     A table of at most `memory_mib` (uncompressed) is held in memory, and its rows without a caption are dropped with a
@@ -72,19 +110,19 @@ class TrainingTable:
         memory_mib: int = 512,
         name: str = "training source",
     ):
-        self.name, self.texts = name, texts
-        self._blocks = [block for location in locations for block in _blocks(location)]
-        num_bytes = sum(block.num_bytes for block in self._blocks)
-        largest = max((block.num_bytes for block in self._blocks), default=0)
+        self.memory_bytes = memory_mib * MIB
+        self.row_groups = tuple(group for location in locations for group in _row_groups(location))
+        num_bytes = sum(group.num_bytes for group in self.row_groups)
+        largest = max((group.num_bytes for group in self.row_groups), default=0)
         self._table: pa.Table | None = None
-        if num_bytes <= memory_mib * MIB:
-            self._table = self._read_whole()
-            self.block_rows: tuple[int, ...] = (len(self._table),)
-            self.window_blocks: int | None = None
+        self.window_blocks: int | None = None
+        if num_bytes <= self.memory_bytes:
+            self._table = self._read_whole(name, texts)
+            super().__init__(name, texts, [len(self._table)])
         else:
-            self.block_rows = tuple(block.num_rows for block in self._blocks)
+            super().__init__(name, texts, [group.num_rows for group in self.row_groups])
             # Two windows are in use where one ends and the next begins.
-            self.window_blocks = max(1, int(memory_mib * MIB / 2 // max(1, num_bytes / len(self._blocks))))
+            self.window_blocks = max(1, int(self.memory_bytes / 2 // max(1, num_bytes / len(self.row_groups))))
             if largest > LARGE_ROW_GROUP_BYTES:
                 log.warning(
                     "%s: a row group has %d MiB; write smaller ones, for less memory and a better shuffle",
@@ -94,11 +132,7 @@ class TrainingTable:
         if not sum(self.block_rows):
             what = "clip with a caption" if texts == "captions" else "clip"
             raise DataError(f"{name} {', '.join(locations)}: no {what}")
-        self._starts = np.concatenate([[0], np.cumsum(self.block_rows)])
-        self._row_groups: LeastRecentlyUsed[int, pa.Table] = LeastRecentlyUsed(memory_mib * MIB, keep_larger=True)
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
+        self._read: LeastRecentlyUsed[int, pa.Table] = LeastRecentlyUsed(self.memory_bytes, keep_larger=True)
 
     @property
     def in_memory(self) -> bool:
@@ -110,76 +144,62 @@ class TrainingTable:
         held = "in memory" if self.in_memory else f"read by {len(self.block_rows)} row groups"
         return f"{self.name}: {len(self)} clips, {held}"
 
-    def block_of(self, row: int) -> range:
-        """The rows that are at hand when `row` is."""
-        block = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return range(int(self._starts[block]), int(self._starts[block + 1]))
-
-    def row(self, row: int) -> TrainingClip:
-        """One row."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
+    def block(self, index: int) -> pa.Table:
+        """The table in memory, or a row group."""
         if self._table is not None:
-            return _clip(self._table, row)
-        block = int(np.searchsorted(self._starts, row, side="right")) - 1
-        table = self._row_groups.get(block, lambda: self._read_block(block), lambda table: table.nbytes)
-        return _clip(table, row - int(self._starts[block]))
+            return self._table
+        return self._read.get(index, lambda: self.row_groups[index].read(self.texts), lambda table: table.nbytes)
 
     def all_texts(self) -> list[tuple[str, ...]]:
         """The texts of every row, in order; of a table that is read by row group only that column is read."""
         if self._table is not None:
             return _text_tuples(self._table.column("texts"))
         found: list[tuple[str, ...]] = []
-        for file in dict.fromkeys(block.file for block in self._blocks):
+        for file in dict.fromkeys(group.file for group in self.row_groups):
             with storage.open_parquet(file) as parquet:
                 found += _text_tuples(_as_strings(parquet.read(columns=[self.texts]).column(self.texts)))
         return found
 
-    def _read_whole(self) -> pa.Table:
+    def _read_whole(self, name: str, texts: TextColumn) -> pa.Table:
         parts: list[pa.Table] = []
-        for file in dict.fromkeys(block.file for block in self._blocks):
+        for file in dict.fromkeys(group.file for group in self.row_groups):
             with storage.open_parquet(file) as parquet:
-                part = parquet.read(columns=self._present_columns(file, parquet))
-            parts.append(_checked(part, file, self.texts))
+                part = parquet.read(columns=_present_columns(file, parquet, texts))
+            parts.append(_checked(part, file, texts))
         if not parts:
-            raise DataError(f"{self.name}: no Parquet file")
+            raise DataError(f"{name}: no Parquet file")
         table = pa.concat_tables(parts)
-        if self.texts == "labels":
+        if texts == "labels":
             return table.combine_chunks()
         described = pc.fill_null(pc.greater(pc.list_value_length(table.column("texts")), 0), False)
         kept = table.filter(described)
         if len(kept) < len(table):
-            log.warning("%s: %d of %d clips have no caption", self.name, len(table) - len(kept), len(table))
+            log.warning("%s: %d of %d clips have no caption", name, len(table) - len(kept), len(table))
         return kept.combine_chunks()
 
-    def _read_block(self, index: int) -> pa.Table:
-        block = self._blocks[index]
-        with storage.open_parquet(block.file) as parquet:
-            table = parquet.read_row_group(block.row_group, columns=self._present_columns(block.file, parquet))
-        return _checked(table, block.file, self.texts).combine_chunks()
 
-    def _present_columns(self, file: Location, parquet: pq.ParquetFile) -> list[str]:
-        names = parquet.schema_arrow.names
-        for needed in ("clip_id", "audio", self.texts):
-            if needed not in names:
-                raise DataError(f"{file}: no column {needed!r}, which training needs; there are {names}")
-        return [name for name in (*_COLUMNS, self.texts) if name in names]
-
-
-def _blocks(location: Location) -> list[_Block]:
+def _row_groups(location: Location) -> list[RowGroup]:
     location = storage.absolute(location)
     files = [location] if location.endswith(".parquet") else storage.list_files(location, ".parquet")
     if not files:
         raise DataError(f"{location}: no Parquet file there")
-    blocks = []
+    groups = []
     for file in files:
         with storage.open_parquet(file) as parquet:
             metadata = parquet.metadata
         for index in range(metadata.num_row_groups):
             group = metadata.row_group(index)
             if group.num_rows:
-                blocks.append(_Block(file, index, group.num_rows, group.total_byte_size))
-    return blocks
+                groups.append(RowGroup(file, index, group.num_rows, group.total_byte_size))
+    return groups
+
+
+def _present_columns(file: Location, parquet: pq.ParquetFile, texts: TextColumn) -> list[str]:
+    names = parquet.schema_arrow.names
+    for needed in ("clip_id", "audio", texts):
+        if needed not in names:
+            raise DataError(f"{file}: no column {needed!r}, which training needs; there are {names}")
+    return [name for name in (*_COLUMNS, texts) if name in names]
 
 
 def _checked(table: pa.Table, file: Location, texts: TextColumn) -> pa.Table:

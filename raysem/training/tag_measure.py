@@ -16,6 +16,7 @@ from raysem.training.clip_scores import ClipScores
 from raysem.training.clips import ClipLoader
 from raysem.training.context import TrainContext
 from raysem.training.rejects import UnusableClip
+from raysem.training.table import TrainingTable
 
 # Shapes: N clips of the table, K classes.
 
@@ -39,8 +40,10 @@ class TagMeasure:
     ):
         self.name, self.chooses = name, chooses
         self._scores = ClipScores(clips, table, batch_size=batch_size, num_threads=num_threads)
-        self._classes, self._where = classes, clips.tables[table].name
-        self._targets_NK = classes.targets(clips.tables[table].all_texts(), where=self._where)
+        rows = clips.tables[table]
+        assert isinstance(rows, TrainingTable)  # held-out clips are read here, whoever decodes those to train on
+        self._classes, self._where = classes, rows.name
+        self._targets_NK = classes.targets(rows.all_texts(), where=self._where)
 
     @property
     def num_rows(self) -> int:
