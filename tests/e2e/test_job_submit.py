@@ -2,123 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from head_node import HeadNode, copy_of_tracked_files, start_head
 
 from raysem import storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
-RAY = str(Path(sys.executable).with_name("ray"))
-TOKEN = "fedcba9876543210" * 4
-PORTS = (
-    "port", "dashboard-port", "ray-client-server-port", "node-manager-port", "object-manager-port",
-    "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A head node of two CPUs that a user started, with its token in a file."""
-
-    process: subprocess.Popen[bytes]
-    address: str
-    environment: dict[str, str]
-
-    def answers(self) -> bool:
-        """Whether its dashboard answers those who have the token."""
-        request = urllib.request.Request(f"{self.address}/api/version", headers={"Authorization": f"Bearer {TOKEN}"})
-        try:
-            with urllib.request.urlopen(request, timeout=10) as response:
-                return response.status == 200
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def submit(self, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`ray job submit` of `python <arguments>` from `folder`."""
-        command = [RAY, "job", "submit", "--address", self.address, "--working-dir", ".", "--", "python", *arguments]
-        return subprocess.run(
-            command, cwd=folder, env=self.environment | environment, capture_output=True, text=True, timeout=840
-        )
-
-    def ask(self, *question: str) -> subprocess.CompletedProcess[str]:
-        """`ray job list` or `ray job logs ID`."""
-        command = [RAY, "job", question[0], "--address", self.address, *question[1:]]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    listeners = [socket.socket() for _ in range(count)]
-    for listener in listeners:
-        listener.bind(("", 0))
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
-
 
 @pytest.fixture(scope="module")
-def cluster(job: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """`ray start --head` as a user would, with the environment in which `python` is this one."""
-    folder = job.ray_folder / "head"
-    folder.mkdir()
-    (folder / "token").write_text(TOKEN)
-    environment = job.environment | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-    }
-    del environment["RAY_TMPDIR"]
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    command = [RAY, "start", "--head", "--block", "--include-dashboard=true", f"--temp-dir={folder}", "--num-cpus=2"]
-    command += ["--object-store-memory", str(256 * 2**20), "--disable-usage-stats"]
-    command += [f"--{name}={port}" for name, port in ports.items()]
-    with (folder / "head.log").open("w") as log:
-        process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=folder
-        )
-    started = Cluster(process, f"http://127.0.0.1:{ports['dashboard-port']}", environment)
-    deadline = time.monotonic() + 300
-    while not started.answers():
-        assert process.poll() is None, (folder / "head.log").read_text()
-        assert time.monotonic() < deadline, (folder / "head.log").read_text()
-        time.sleep(0.5)
-    yield started
-    job.kill(process)
+def cluster(job: Any) -> Iterator[HeadNode]:
+    """`ray start --head` as a user would, with two CPUs."""
+    head = start_head(job.ray_folder / "head", job.environment, cpus=2)
+    yield head
+    job.kill(head.process)
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that git knows, as a fresh clone has them, with a version of its own."""
-    folder = tmp_path_factory.mktemp("clone") / "raysem"
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
-    with (folder / "raysem" / "__init__.py").open("a") as module:
-        module.write('\n__version__ = "0.0.0+clone"\n')
-    return folder
+    return copy_of_tracked_files(tmp_path_factory.mktemp("clone") / "raysem")
 
 
 def test_the_job_runs_on_a_cluster_that_asks_for_a_token_and_leaves_it_running(
-    job: Any, cluster: Cluster, clone: Path, tmp_path: Path
+    job: Any, cluster: HeadNode, clone: Path, tmp_path: Path
 ):
     output = tmp_path / "out"
     arguments = job.arguments(output, "--set", "teacher.training.steps=20", "--set", "cluster.local_cpus=null")
@@ -147,7 +58,7 @@ def test_the_job_runs_on_a_cluster_that_asks_for_a_token_and_leaves_it_running(
 
 
 def test_a_job_that_fails_says_so_in_one_line_and_in_its_status(
-    job: Any, cluster: Cluster, clone: Path, tmp_path: Path
+    job: Any, cluster: HeadNode, clone: Path, tmp_path: Path
 ):
     done = cluster.submit(clone, *job.arguments(tmp_path / "out", "--set", "curation.strategy=DUU"))
     assert done.returncode == 1
