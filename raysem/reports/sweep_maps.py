@@ -18,6 +18,7 @@ _CELL_HEIGHT = 30
 _ENLARGED = 1.2
 _HALF_A_PAGE = 370
 _SIGN_WIDTH = 6.1  # of the style sheet's 10.5 px
+_NAME_SIGN_WIDTH = 7.2  # of the heavier one of a key's name
 
 
 def heat_maps(report: SweepReport) -> list[Plot]:
@@ -54,7 +55,11 @@ def heat_map(report: SweepReport, first: SweepKey, second: SweepKey) -> Plot:
     upright = max(map(len, heads)) * _SIGN_WIDTH > width - 4
     left_edge = 26 + _SIGN_WIDTH * max(map(len, labels))
     top_edge = 24 + (_SIGN_WIDTH * max(map(len, heads)) if upright else 12)
-    full_width, full_height = left_edge + width * len(columns) + 2, top_edge + _CELL_HEIGHT * len(rows) + 2
+    # The name of the rows' key, upright beside them, may be longer than they are high.
+    half_name = _NAME_SIGN_WIDTH * len(names[down.name]) / 2 + 4
+    middle = max(top_edge + _CELL_HEIGHT * len(rows) / 2, half_name)
+    full_width = left_edge + width * len(columns) + 2
+    full_height = max(top_edge + _CELL_HEIGHT * len(rows) + 2, middle + half_name)
     parts = []
     for (at, left), trials in cells.items():
         place = (left_edge + width * left, top_edge + _CELL_HEIGHT * at, width)
@@ -64,7 +69,7 @@ def heat_map(report: SweepReport, first: SweepKey, second: SweepKey) -> Plot:
             across, columns[left]
         )
         parts.append(_cell(place, share, trials, said, report, is_best=value is not None and value == best))
-    frame = _Frame(left_edge, top_edge, width)
+    frame = _Frame(left_edge, top_edge, width, middle)
     parts += _axis_texts(frame, labels, heads, names[down.name], names[across.name], upright=upright)
     unit = " %" if report.metric_is_share else ""
     spoken = f"{metric_text(worst, report.metric_is_share)} to {metric_text(best, report.metric_is_share)}{unit}"
@@ -87,6 +92,8 @@ class _Frame:
     left_edge: float
     top_edge: float
     width: float
+    middle: float
+    """Of the rows, where the name of their key is written."""
 
 
 def _axis_texts(
@@ -108,9 +115,8 @@ def _axis_texts(
         parts.append(f"<text {place_of_head}>{html.escape(head)}</text>")
     middle = left_edge + width * len(heads) / 2
     parts.append(f'<text class="hm-name" x="{middle:g}" y="11" text-anchor="middle">{html.escape(across)}</text>')
-    y = top_edge + _CELL_HEIGHT * len(labels) / 2
     parts.append(
-        f'<text class="hm-name" text-anchor="middle" transform="translate(11 {y:g}) rotate(-90)">'
+        f'<text class="hm-name" text-anchor="middle" transform="translate(11 {frame.middle:g}) rotate(-90)">'
         f"{html.escape(down)}</text>"
     )
     return parts
