@@ -232,4 +232,4 @@ def connect_ray(cluster: ClusterSettings) -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     memory = cluster.object_store_mib * 2**20 if cluster.object_store_mib else None
-    local_ray.start(num_cpus=cluster.local_cpus, object_store_memory=memory, include_dashboard=True, **quiet)
+    local_ray.start(num_cpus=cluster.local_cpus, object_store_memory=memory, **quiet)

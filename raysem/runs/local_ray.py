@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import socket
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -13,6 +15,7 @@ import ray
 
 log = logging.getLogger(__name__)
 
+DASHBOARD = "RAY_API_SERVER_ADDRESS"
 GRACE_SECONDS = 5.0
 """How long a process of Ray may take to end by itself; most take less than one."""
 
@@ -20,14 +23,25 @@ GRACE_SECONDS = 5.0
 def start(**settings: Any) -> None:
     """`ray.init` of a new Ray, with these settings of it, that is taken down when this interpreter ends.
 
+    Its workers are told where its dashboard is. Ray Train gives the CPUs of a finished run back by asking there, and on
+    a machine with more than one Ray it would not know which one to ask: the CPUs would stay taken, the run would hang.
+
     Ray's own end leaves to each worker to notice it. One that hangs in its own end then (an actor of Ray Train was
     seen to) would stay for ever, with its memory.
     """
     before = set(psutil.Process().children())
+    port = _free_port()
+    os.environ[DASHBOARD] = f"http://127.0.0.1:{port}"
     # "local": without an address Ray would join whatever `ray start` left on this machine, and refuse num_cpus there.
-    ray.init(address="local", **settings)
+    ray.init(address="local", include_dashboard=True, dashboard_port=port, **settings)
     started = [process for process in psutil.Process().children() if process not in before]
     atexit.register(partial(_end, started))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _end(started: list[psutil.Process]) -> None:

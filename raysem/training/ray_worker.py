@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import uuid
@@ -32,6 +33,10 @@ from raysem.training.run import TrainingResult, check_shares
 from raysem.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
+
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+START_SECONDS = 1800
+"""How long a worker group may wait for its machines: a cloud takes minutes for one with a GPU, Ray Train takes one."""
 
 
 class WorkerSettings(Settings):
@@ -126,6 +131,7 @@ def run_training(spec: Trainable, workers: WorkerSettings) -> TrainingResult:
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )
+    os.environ.setdefault(START_TIMEOUT, str(START_SECONDS))  # Ray Train hands it on to its controller
     try:
         with _own_interrupt():
             result = trainer.fit()

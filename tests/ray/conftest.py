@@ -41,15 +41,15 @@ def _ray() -> Iterator[None]:
     import ray
     import ray.data
 
+    from raysem.runs import local_ray
+
     folder = tempfile.mkdtemp(prefix="rs-", dir="/tmp")  # short: a socket's path may have 107 characters
     paths = [str(FAULTY_SOUNDS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))  # of the workers
-    ray.init(
-        address="local",
+    local_ray.start(
         num_cpus=4,
         object_store_memory=256 * 2**20,
-        include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
         _temp_dir=folder,

@@ -23,7 +23,7 @@ class Hanging:
         threading.Thread(target=time.sleep, args=(250,)).start()  # Python waits for it before it ends
         return os.getpid()
 
-local_ray.start(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False, _temp_dir=sys.argv[1])
+local_ray.start(num_cpus=1, object_store_memory=100 * 2**20, _temp_dir=sys.argv[1])
 actor = ray.remote(num_cpus=0)(Hanging).remote()
 print(ray.get(actor.begin.remote()), flush=True)
 del actor

@@ -25,6 +25,8 @@ PORTS = (
 )  # fmt: skip
 HEAD_ID = "f" * 51 + "00000"
 """What Ray's provider of simulated nodes takes its head to be."""
+HEAD_TYPE = "ray.head.default"
+"""What the autoscaler takes the type of its head to be."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def start_head(
     }
     given.pop("RAY_TMPDIR", None)
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    # On a machine with several Rays its workers would not know which dashboard to ask.
+    given["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{ports['dashboard-port']}"
     command = [RAY, "start", "--head", "--block", "--include-dashboard=true", f"--temp-dir={folder}"]
     command += [f"--num-cpus={cpus}", "--object-store-memory", str(256 * 2**20), "--disable-usage-stats"]
     command += [f"--{name}={port}" for name, port in ports.items()]
@@ -141,9 +145,9 @@ def _autoscaling(host: str, port: int, cpus: int, worker_types: Mapping[str, Any
             "launch_multiple": True,
             "head_node_id": HEAD_ID,
         },
-        "head_node_type": "head",
+        "head_node_type": HEAD_TYPE,
         "available_node_types": {
-            "head": {"node_config": {}, "resources": {"CPU": cpus}, "min_workers": 0, "max_workers": 0},
+            HEAD_TYPE: {"node_config": {}, "resources": {"CPU": cpus}, "min_workers": 0, "max_workers": 0},
             **workers,
         },
         "auth": {},
