@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faulty_store
+import fsspec
 import numpy as np
 import pytest
+from faulty_store import FaultyStore
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -73,3 +79,26 @@ def reference(audioset_metadata: Path) -> dict[str, np.ndarray]:
         pytest.skip(f"the reference vectors are not at {file}; set RAYSEM_SHARED_DATA")
     with np.load(file) as vectors:
         return dict(vectors)
+
+
+@pytest.fixture(scope="module")
+def store_server() -> Iterator[FaultyStore]:
+    """An S3 server on the loopback that fails when it is told to."""
+    with faulty_store.started() as store:
+        yield store
+
+
+@pytest.fixture
+def bucket(store_server: FaultyStore, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A bucket of this test's own. Nothing but the loopback can be reached; nothing of the user's set-up is read."""
+    store_server.enter(monkeypatch)
+    look_up = socket.getaddrinfo
+
+    def only_loopback(host: str, *arguments: Any, **keywords: Any) -> Any:
+        assert host in ("127.0.0.1", b"127.0.0.1"), f"a test asked for {host}"
+        return look_up(host, *arguments, **keywords)
+
+    monkeypatch.setattr(socket, "getaddrinfo", only_loopback)
+    fsspec.filesystem("s3").clear_instance_cache()
+    yield store_server.create_bucket(f"b{zlib.crc32(request.node.name.encode())}")
+    fsspec.filesystem("s3").clear_instance_cache()

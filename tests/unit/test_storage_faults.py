@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import faulty_store
 import fsspec
 import numpy as np
 import pyarrow as pa
@@ -29,23 +28,17 @@ from raysem.tables import CLIPS, conform
 KINDS = {"slow_down", "reset", "lost_answer", "truncated", "slow_body"}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultyStore]:
-    with faulty_store.started() as store:
-        yield store
-
-
 @pytest.fixture
-def store(server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def store(store_server: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A store without faults so far; a test sets its `share`. Botocore's pauses are left out, ours are short."""
-    server.enter(monkeypatch)
-    server.forget()
-    server.share, server.seed, server.refused = 0.0, 0, ()
+    store_server.enter(monkeypatch)
+    store_server.forget()
+    store_server.share, store_server.seed, store_server.refused = 0.0, 0, ()
     monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
     fsspec.filesystem("s3").clear_instance_cache()
-    yield server
-    server.share, server.refused = 0.0, ()
+    yield store_server
+    store_server.share, store_server.refused = 0.0, ()
     fsspec.filesystem("s3").clear_instance_cache()
 
 
