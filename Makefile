@@ -20,7 +20,7 @@ demo: $(STAMP)  ## the main job on the embedded default; the report is runs/quic
 	$(BIN)/python jobs/curate_and_train.py
 
 test: $(STAMP)  ## every test, in two processes: much of a test with a Ray is waiting
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 --durations-min 20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 --durations-min 20
 
 check: $(STAMP)  ## style, types, the order of imports
 	$(BIN)/ruff format --check .
