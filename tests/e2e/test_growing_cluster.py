@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 PATIENCE_SECONDS = 900
 WORKER_TYPES = {
-    "cpu": {"resources": {"CPU": 2, "memory": 4 * 2**30}, "max_workers": 2},
-    "gpu": {"resources": {"CPU": 1, "GPU": 1, "memory": 4 * 2**30}, "max_workers": 1},
+    "cpu": {"resources": {"CPU": 2}, "max_workers": 2},
+    "gpu": {"resources": {"CPU": 1, "GPU": 1}, "max_workers": 1},
 }
 SETTINGS = (
     "--set", "cluster.local_cpus=null",
