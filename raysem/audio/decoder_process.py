@@ -18,7 +18,8 @@ import numpy as np
 import psutil
 import torch
 
-from raysem.audio.guarded_decode import ends_after, read_exactly
+from raysem.audio.decode_time import ends_after
+from raysem.audio.guarded_decode import read_exactly
 from raysem.audio.load import AudioSettings, load_clip
 from raysem.errors import ClipError, StorageError
 

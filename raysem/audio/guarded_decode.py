@@ -1,13 +1,12 @@
 """Clips that end the process that decodes them, or never end: loaded in a process of their own, which may die.
 
 A codec's native code can abort or crash on bytes it does not expect, and no exception says so. The first attempt at a
-clip needs no guard, only an end to its time (`ends_after`); where a process was lost, the next attempt uses
+clip needs no guard, only an end to its time (`decode_time`); where a process was lost, the next attempt uses
 `GuardedDecoder`, which writes off the clip at fault and goes on with the others.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import logging
 import os
@@ -15,8 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import IO, Any, Self
 
 import numpy as np
@@ -30,34 +27,11 @@ TRIES = 2
 """A process may also be killed for want of memory, which is no fault of the clip."""
 
 
-@contextmanager
-def ends_after(seconds: float) -> Iterator[Callable[[], None]]:
-    """Ends this process, with status 1 and its stack on standard error, when the block takes longer.
-
-    By a thread that does not need the interpreter, so that native code which never returns is ended too. One block at
-    a time in a process. What it yields gives the block its time anew, or at least nine tenths of it: to start that
-    thread costs more than to load a short clip.
-    """
-    began = 0.0
-
-    def anew() -> None:
-        nonlocal began
-        if not began or time.monotonic() - began > seconds / 10:
-            faulthandler.dump_traceback_later(seconds, exit=True, file=2)
-            began = time.monotonic()
-
-    anew()
-    try:
-        yield anew
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
 class GuardedDecoder:
     """Loads clips as `load_clip` does, to the same samples, in a child process that is started anew when it dies.
 
     The child's memory is bounded by what `settings.limits` allow (where the system has such a bound), and its time for
-    one clip by `max_seconds`, fetching included. Used within a `with` block.
+    one clip by `max_seconds`, without what is waited for a store. Used within a `with` block.
     """
 
     def __init__(self, settings: AudioSettings, *, max_seconds: float):
@@ -83,7 +57,7 @@ class GuardedDecoder:
 
         Raises:
             ClipError: as of `load_clip`, and with outcome crashed_decoder: the process died on the clip `TRIES` times,
-                or took longer than `max_seconds` once.
+                or took longer than `max_seconds` to decode, once.
             StorageError: as of `load_clip`.
             StageError: the process does not even start.
         """
@@ -97,8 +71,8 @@ class GuardedDecoder:
             except _DiedError as death:
                 self._child = None
                 log.warning("%s: the process that decodes it ended with %s", name, death)
-                if time.monotonic() - began >= self._max_seconds:
-                    reason = f"{name}: took longer than {self._max_seconds:g} s"
+                if str(death) == _OUT_OF_TIME and time.monotonic() - began >= self._max_seconds:
+                    reason = f"{name}: took longer than {self._max_seconds:g} s to decode"
                     raise ClipError("crashed_decoder", reason) from None
                 how = str(death)
                 continue
@@ -108,6 +82,9 @@ class GuardedDecoder:
                 raise StorageError(answer["trouble"])
             return samples_T
         raise ClipError("crashed_decoder", f"{name}: ended the process that decodes it with {how}, {TRIES} times")
+
+
+_OUT_OF_TIME = "status 1"  # of `decode_time`, and of a Python that fails
 
 
 class _DiedError(Exception):

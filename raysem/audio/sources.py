@@ -10,12 +10,13 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import IO
 
 from raysem import storage
+from raysem.audio.decode_time import not_counted
 from raysem.errors import ClipError, StorageError
 
 # A remote file up to this size is fetched with one request; of a larger one only the blocks that are asked for.
@@ -89,13 +90,14 @@ def _open_local(path: str) -> Iterator[Source]:
 def _open_remote(location: str) -> Iterator[Source]:
     with ExitStack() as stack:
         try:
-            remote = stack.enter_context(storage.open_remote(location, REMOTE_BLOCK_BYTES))
+            with not_counted():
+                remote = stack.enter_context(storage.open_remote(location, REMOTE_BLOCK_BYTES))
         except storage.NOTHING_THERE as error:
             raise ClipError("missing", f"{location}: no such file") from error
         size = getattr(remote, "size_bytes", None)
         if size == 0:
             raise ClipError("empty", f"{location}: 0 bytes")
-        reader = _Reader(location, remote)
+        reader = _Reader(location, remote, not_counted)
         if size is None or size <= FETCH_WHOLE_BYTES:
             content = reader.read()
             reader.check()
@@ -113,8 +115,10 @@ class _Reader(io.RawIOBase):
     libsndfile and FFmpeg swallow errors of a Python file object and would report a lost connection as a broken clip.
     """
 
-    def __init__(self, location: str, handle: IO[bytes]):
-        self._location, self._handle = location, handle
+    def __init__(
+        self, location: str, handle: IO[bytes], waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+    ):
+        self._location, self._handle, self._waiting = location, handle, waiting
         self._error: Exception | None = None
 
     def check(self) -> None:
@@ -136,7 +140,8 @@ class _Reader(io.RawIOBase):
         if self._error is not None:
             return b""
         try:
-            return self._handle.read(size)
+            with self._waiting():
+                return self._handle.read(size)
         except Exception as error:  # whatever a driver raises: kept, and raised by `check`
             self._error = error
             return b""

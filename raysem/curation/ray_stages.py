@@ -26,7 +26,8 @@ from pydantic import Field, PositiveInt
 
 from raysem import storage
 from raysem.audio.crops import even_crops
-from raysem.audio.guarded_decode import GuardedDecoder, ends_after
+from raysem.audio.decode_time import ends_after
+from raysem.audio.guarded_decode import GuardedDecoder
 from raysem.audio.load import AudioSettings, load_clip
 from raysem.config import Settings
 from raysem.curation.ray_metrics import count_captions, count_decoded, count_embedded
@@ -69,7 +70,7 @@ class WorkerSettings(Settings):
     max_decode_tasks: PositiveInt | None = None
     """Decoding tasks at once; null: as many as the cluster's CPUs allow."""
     max_decode_seconds: float = Field(MAX_DECODE_SECONDS, gt=0)
-    """A clip that twice takes longer to fetch and decode is rejected as crashed_decoder."""
+    """A clip that twice takes longer to decode is rejected as crashed_decoder; its fetching is not counted."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,16 @@ def test_a_crash_that_does_not_come_again_costs_no_clip(tmp_path: Path):
 def test_a_clip_without_end_is_given_up_after_its_time():
     with GuardedDecoder(SETTINGS, max_seconds=2) as decoder, pytest.raises(ClipError) as caught:
         decoder.load_clip(None, "faulty://hang/a.wav")
-    assert caught.value.args == ("crashed_decoder", "faulty://hang/a.wav: took longer than 2 s")
+    assert caught.value.args == ("crashed_decoder", "faulty://hang/a.wav: took longer than 2 s to decode")
+
+
+@pytest.mark.usefixtures("_faulty_sounds")
+def test_a_store_that_is_slow_costs_no_clip(tmp_path: Path):
+    content = wav(0.5, 8000)
+    (tmp_path / "a.wav").write_bytes(content)
+    with GuardedDecoder(SETTINGS, max_seconds=2) as decoder:
+        found_T = decoder.load_clip(None, f"faulty://slow{tmp_path}/a.wav")
+    assert np.array_equal(found_T, load_clip(content, None, settings=SETTINGS))
 
 
 def test_a_process_that_cannot_start_is_the_fault_of_no_clip(monkeypatch: pytest.MonkeyPatch):
@@ -129,21 +138,34 @@ def test_a_clip_that_takes_more_memory_than_its_limits_allow_is_written_off(tmp_
 
 WATCHED = """
 import sys, time
-from raysem.audio.guarded_decode import ends_after
+from raysem.audio.decode_time import ends_after, not_counted
 with ends_after(float(sys.argv[1])) as anew:
     for _ in range(int(sys.argv[2])):
+        with not_counted():
+            time.sleep(float(sys.argv[4]))
         time.sleep(float(sys.argv[3]))
-        anew()
+        if sys.argv[5] == "anew":
+            anew()
 time.sleep(1.5)
 print("came to its end")
 """
 
 
-@pytest.mark.parametrize(("seconds", "pieces", "each", "status"), [(1, 1, 600, 1), (2, 10, 0.4, 0), (1, 0, 0, 0)])
+@pytest.mark.parametrize(
+    ("seconds", "pieces", "each", "waited", "anew", "status"),
+    [
+        (1, 1, 600, 0, "", 1),
+        (2, 10, 0.4, 0, "anew", 0),
+        (1, 0, 0, 0, "", 0),
+        (2, 2, 0.1, 2.5, "", 0),  # waiting is not counted
+        (1, 10, 0.3, 0.1, "", 1),  # but ends no time either: what was used before stays used
+        (1, 1, 600, 1.5, "", 1),
+    ],
+)
 def test_only_a_block_that_takes_too_long_at_once_ends_its_process(
-    seconds: float, pieces: int, each: float, status: int
+    seconds: float, pieces: int, each: float, waited: float, anew: str, status: int
 ):
-    command = [sys.executable, "-c", WATCHED, str(seconds), str(pieces), str(each)]
+    command = [sys.executable, "-c", WATCHED, str(seconds), str(pieces), str(each), str(waited), anew]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == status
     assert ("came to its end" in done.stdout) == (status == 0)
