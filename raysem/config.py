@@ -198,6 +198,14 @@ def plain(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(mode="json")
 
 
+def completed(settings: type[Settings], content: Any) -> Any:
+    """What `plain` gave at an earlier time, with today's defaults for the keys that there were not; else as it is."""
+    try:
+        return plain(settings.model_validate(content))
+    except ValidationError:
+        return content
+
+
 def to_yaml(settings: Settings) -> str:
     """The resolved recipe; reading it back gives an equal one."""
     return yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True, width=110)

@@ -34,6 +34,8 @@ ROOT = Path(__file__).parents[2]
 DEFAULT_SPACE = "tuning/spaces/quickstart.yaml"
 SWEEP, BEST = "sweep.json", "best.yaml"
 SHOWN = 10
+UNSWEPT = {"space": ("max_failed_trials",), "recipe": ("cluster", "report")}
+"""What may change while a sweep goes on."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -143,15 +145,16 @@ class _Sweep:
         if fresh:
             for part in (self._records.folder, plan.run, location):
                 storage.delete(part)
-        space = {name: value for name, value in config.plain(plan.space).items() if name != "max_failed_trials"}
-        recipe = {
-            name: part for name, part in config.plain(plan.base_recipe).items() if name not in ("cluster", "report")
+        content = {
+            "space": _without(config.plain(plan.space), UNSWEPT["space"]),
+            "recipe": _without(config.plain(plan.base_recipe), UNSWEPT["recipe"]),
         }
-        content = {"space": space, "recipe": recipe}
         try:
-            before = storage.read_json(location)
+            noted = storage.read_json(location)
         except FileNotFoundError:
-            before = content
+            noted = content
+        types = {"space": type(plan.space), "recipe": type(plan.base_recipe)}
+        before = {part: _without(config.completed(types[part], noted.get(part, {})), UNSWEPT[part]) for part in content}
         changes = config.differences(before, content)
         if changes:
             raise UserError(
@@ -243,6 +246,10 @@ class _Sweep:
         ends = [trial.status for trial in content.trials]
         counts = ", ".join(f"{ends.count(end)} {end}" for end in ("finished", "stopped", "failed") if end in ends)
         return [("trials", counts), ("job", self._plan.job.job.name)]
+
+
+def _without(content: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: part for name, part in content.items() if name not in names}
 
 
 def _is_final(record: TrialRecord | None) -> bool:

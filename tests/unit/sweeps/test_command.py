@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import ray
 
 from raysem import storage
+from raysem.errors import StageError
 from raysem.stages import LOCK
+from raysem.sweeps import command
 from raysem.sweeps.command import main
 
 SMOKE = Path(__file__).parents[2] / "e2e" / "smoke.yaml"
@@ -95,6 +98,28 @@ def test_another_sweep_in_the_output_is_refused_with_the_difference(tmp_path: Pa
     assert "recipe.seed: 4 -> 0" in said
     assert "--fresh" in said
     assert storage.read_json(location)["recipe"] == {"seed": 4}
+
+
+def test_a_sweep_of_before_a_key_was_added_is_the_same_with_its_default(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+):
+    def end(self: Any) -> None:
+        raise StageError("so far")
+
+    monkeypatch.setattr(command._Sweep, "run_trials", end)
+    assert sweep(tmp_path, SPACE) == 1
+    location = str(tmp_path / "out" / "sweep.json")
+    now = storage.read_json(location)
+    before = json.loads(json.dumps(now))
+    assert before["recipe"]["student"]["training"].pop("accumulation") == 1
+    assert before["space"].pop("scheduler")
+    storage.write_json(location, before)
+    assert sweep(tmp_path, SPACE) == 1
+    assert storage.read_json(location) == now
+    before["recipe"]["student"]["training"]["accumulation"] = 2
+    storage.write_json(location, before)
+    assert sweep(tmp_path, SPACE) == 2
+    assert "holds another sweep (recipe.student.training.accumulation: 2 -> 1)" in capsys.readouterr().err
 
 
 def test_a_second_sweep_on_one_output_is_refused(tmp_path: Path, capsys: Any):
