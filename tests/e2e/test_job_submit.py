@@ -11,6 +11,9 @@ import pytest
 from head_node import HeadNode, copy_of_tracked_files, start_head
 
 from raysem import storage
+from raysem.config import load_recipe
+from raysem.runs.curation_recipe import CurateAndTrainRecipe
+from raysem.sweeps.trial import TrialRecords
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -28,10 +31,16 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_of_tracked_files(tmp_path_factory.mktemp("clone") / "raysem")
 
 
+@pytest.fixture(scope="module")
+def submitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of the job of the first test."""
+    return tmp_path_factory.mktemp("submitted") / "out"
+
+
 def test_the_job_runs_on_a_cluster_that_asks_for_a_token_and_leaves_it_running(
-    job: Any, cluster: HeadNode, clone: Path, tmp_path: Path
+    job: Any, cluster: HeadNode, clone: Path, tmp_path: Path, submitted: Path
 ):
-    output = tmp_path / "out"
+    output = submitted
     arguments = job.arguments(output, "--set", "teacher.training.steps=20", "--set", "cluster.local_cpus=null")
     (tmp_path / "other").write_text("another token, another token, another token")
     refused = cluster.submit(clone, *arguments, RAY_AUTH_TOKEN_PATH=str(tmp_path / "other"))
@@ -55,6 +64,47 @@ def test_the_job_runs_on_a_cluster_that_asks_for_a_token_and_leaves_it_running(
     listed = cluster.ask("list")
     assert listed.returncode == 0
     assert "SUCCEEDED" in listed.stdout
+
+
+SPACE = """
+recipe: smoke.yaml
+set: {teacher.training.steps: 20, student.training.steps: 10}
+keys:
+  student.objective.soft_label_weight: {uniform: [0.0, 1.0]}
+  student.objective.replay_probability: {choice: [0.0, 0.5]}
+metric: held_out_loss
+direction: min
+search: {kind: tpe, trials: 3}
+scheduler: {kind: median, grace_steps: 5, min_trials: 2}
+"""
+
+
+def test_a_sweep_that_learns_from_its_trials_runs_there_on_the_stages_of_the_job(
+    job: Any, cluster: HeadNode, clone: Path, tmp_path: Path, submitted: Path
+):
+    output = tmp_path / "sweep"
+    output.mkdir()
+    (output / "run").symlink_to(submitted)
+    (clone / "tests" / "e2e" / "space.yaml").write_text(SPACE)
+    arguments = ["tuning/sweep.py", "--space", "tests/e2e/space.yaml", "--output", str(output)]
+    arguments += ["--set", f"{job.encoder_key}={job.text_encoder}", "--set", "cluster.local_cpus=null"]
+    done = cluster.submit(clone, *arguments)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    assert "succeeded" in done.stdout
+    assert f"best: {output}/best.yaml" in done.stdout
+    records = TrialRecords(str(output)).all().values()
+    ends = [record.status for record in records]
+    assert len(ends) == 3
+    assert "finished" in ends
+    assert set(ends) <= {"finished", "stopped"}
+    assert len({str(record.params) for record in records}) == 3
+    for record in records:
+        shared = [how for name, how in record.stages.items() if not name.startswith("student/")]
+        assert set(shared) == {"reused"}
+    best = min((record for record in records if record.status == "finished"), key=lambda record: record.metric)
+    found = load_recipe(CurateAndTrainRecipe, output / "best.yaml")
+    assert found.student.objective.soft_label_weight == best.params["student.objective.soft_label_weight"]
+    assert cluster.answers()
 
 
 def test_a_job_that_fails_says_so_in_one_line_and_in_its_status(
