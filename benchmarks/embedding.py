@@ -2,7 +2,7 @@
 
     python -m benchmarks.embedding [--clips 1280] [--cpus N] [--encoder cnn14_tiny] [--quick] [--json FILE]
 
-The bare loop calls `_decode_unit` and `_Embedder` one after the other in plain Python, without Ray and without writing:
+The bare loop calls `decode_unit` and `_Embedder` one after the other in plain Python, without Ray and without writing:
 in one process, and in as many processes as the stage has at work (its actors and its decoding tasks). All have the
 stage's own number of threads and its units, of the size that a recipe has by default. The loops run before and after
 the stage, each process on two units.
@@ -36,12 +36,12 @@ from benchmarks.material import quickstart_model, write_pool
 from benchmarks.rows import Row, cores, finish, parser_of
 from raysem import storage
 from raysem.audio.load import AudioSettings
+from raysem.curation.ray_decode import decode_unit
 from raysem.curation.ray_stages import (
     EmbedJob,
     EmbedSettings,
     Workers,
     WorkerSettings,
-    _decode_unit,
     _Embedder,
     _units,
     embed_clips,
@@ -181,7 +181,7 @@ def bare_rate(pool: Pool, processes: int) -> float:
 
 def _loop(units: list[dict[str, Any]], job: EmbedJob, threads: int, ready: Barrier, answers: Any) -> None:
     embedder = _Embedder(source=job.model, texts=False, threads=threads)
-    decode = partial(_decode_unit, audio=job.audio, crop_samples=job.crop_samples, num_crops=job.embed.num_crops)
+    decode = partial(decode_unit, audio=job.audio, crop_samples=job.crop_samples, num_crops=job.embed.num_crops)
 
     def embed(unit: dict[str, Any]) -> pa.Table:
         decoded = decode(pa.Table.from_pylist([unit]))  # it sets one thread, for a process of its own

@@ -12,7 +12,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -25,14 +24,12 @@ import torch
 from pydantic import Field, PositiveInt
 
 from raysem import storage
-from raysem.audio.crops import even_crops
-from raysem.audio.decode_time import ends_after
-from raysem.audio.guarded_decode import GuardedDecoder
-from raysem.audio.load import AudioSettings, load_clip
+from raysem.audio.load import AudioSettings
 from raysem.config import Settings
-from raysem.curation.ray_metrics import count_captions, count_decoded, count_embedded
+from raysem.curation.ray_decode import MAX_DECODE_SECONDS, REJECTED, UNIT, decode_unit
+from raysem.curation.ray_metrics import count_captions, count_embedded
 from raysem.curation.ray_shards import rows_of
-from raysem.errors import ClipError, StageError
+from raysem.errors import StageError
 from raysem.ledger import DoneRecord, Ledger, total
 from raysem.logs import Progress
 from raysem.models.protocol import AudioTextModel
@@ -44,7 +41,6 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 3  # a lost collector leaves shards unfinished; they are made again this often
 CHECK_FAILURES_FROM_ROWS = 200
-MAX_DECODE_SECONDS = 600.0
 
 
 class EmbedSettings(Settings):
@@ -140,7 +136,7 @@ def embed_clips(shards: Sequence[storage.Location], job: EmbedJob) -> dict[str, 
         StageError: more than `max_failed_share` of the clips cannot be used, or shards stay unfinished.
     """
     decode = partial(
-        _decode_unit,
+        decode_unit,
         audio=job.audio,
         crop_samples=job.crop_samples,
         num_crops=job.embed.num_crops,
@@ -271,119 +267,7 @@ def _run_pipeline(
         yield {"shard": row["shard"], "rows": row["rows"], "outcomes": dict(zip(names, counts, strict=True))}
 
 
-def _decode_unit(
-    unit: pa.Table,
-    *,
-    audio: AudioSettings,
-    crop_samples: int,
-    num_crops: int,
-    max_seconds: float = MAX_DECODE_SECONDS,
-    stage: str = "embed",
-) -> pa.Table:
-    """One row a unit in, one row out: the usable clips' crops as one block of float32, the others with a reason.
-
-    A clip that crashes its decoder takes this process with it, and one that takes longer than `max_seconds` does too:
-    Ray then tries the unit again, for ever. The next attempt decodes in a process beside this one, to the same
-    samples, and rejects a clip that crashes that too as crashed_decoder.
-    """
-    torch.set_num_threads(1)  # resampling: one decoding task is one thread
-    about = unit.to_pylist()[0]
-    began = time.monotonic()
-    columns = ["clip_id", "audio", "start_seconds", "duration_seconds"]
-    rows = storage.read_rows(about["location"], about["start"], about["stop"], columns)
-    kept: list[str] = []
-    crops: list[np.ndarray] = []
-    rejects: list[tuple[str, str, str]] = []
-    seconds = 0.0
-    with _loader(audio, max_seconds) as load:
-        for row in rows.to_pylist():
-            source = row["audio"] or {}
-            try:
-                samples_T = load(
-                    source.get("bytes"),
-                    source.get("path"),
-                    start_seconds=row["start_seconds"],
-                    duration_seconds=row["duration_seconds"],
-                )
-            except ClipError as error:
-                rejects.append((row["clip_id"], error.outcome, error.reason))
-                continue
-            seconds += len(samples_T) / audio.sample_rate
-            kept.append(row["clip_id"])
-            crops.append(even_crops(samples_T, crop_samples, num_crops))
-    waveforms = (
-        np.concatenate(crops).astype(np.float32, copy=False) if crops else np.zeros((0, crop_samples), np.float32)
-    )
-    out = {
-        **about,
-        "ids": kept,
-        "crops_per_clip": [len(crop) for crop in crops],
-        "waveforms": waveforms.tobytes(),
-        "reject_ids": [reject[0] for reject in rejects],
-        "reject_outcomes": [reject[1] for reject in rejects],
-        "reject_reasons": [reject[2] for reject in rejects],
-        "audio_seconds": seconds,
-        "seconds": time.monotonic() - began,
-    }
-    outcomes = Counter(reject[1] for reject in rejects)
-    count_decoded(stage, len(kept), outcomes, audio_seconds=seconds, seconds=time.monotonic() - began)
-    return pa.Table.from_pylist([out], schema=_DECODED)
-
-
-@contextmanager
-def _loader(audio: AudioSettings, max_seconds: float) -> Iterator[Callable[..., np.ndarray]]:
-    """`load_clip` with these settings, guarded where an earlier attempt lost its process."""
-    if _is_retry():
-        log.warning("an earlier attempt at this unit lost its process; its clips are decoded in a process of their own")
-        with GuardedDecoder(audio, max_seconds=max_seconds) as decoder:
-            yield decoder.load_clip
-        return
-
-    with ends_after(max_seconds) as begin_clip:
-
-        def load(
-            audio_bytes: bytes | None, path: str | None, *, start_seconds: float | None, duration_seconds: float | None
-        ) -> np.ndarray:
-            begin_clip()
-            return load_clip(
-                audio_bytes, path, start_seconds=start_seconds, duration_seconds=duration_seconds, settings=audio
-            )
-
-        yield load
-
-
-def _is_retry() -> bool:
-    """Whether an earlier attempt at this task of Ray lost its process, or what it made."""
-    # No public call of Ray 2.60 says it. It is so for tasks, not for those of an actor: decoding stays out of actors.
-    worker: Any = ray._private.worker.global_worker
-    return ray.is_initialized() and worker.core_worker.get_current_task_attempt_number() > 0
-
-
-_UNIT = [
-    ("shard", pa.string()),
-    ("location", pa.string()),
-    ("start", pa.int64()),
-    ("stop", pa.int64()),
-    ("units", pa.int64()),
-    ("rows", pa.int64()),
-]
-_REJECTED = [
-    ("reject_ids", pa.list_(pa.string())),
-    ("reject_outcomes", pa.list_(pa.string())),
-    ("reject_reasons", pa.list_(pa.string())),
-    ("audio_seconds", pa.float64()),
-    ("seconds", pa.float64()),
-]
-_DECODED = pa.schema(
-    [
-        *_UNIT,
-        ("ids", pa.list_(pa.string())),
-        ("crops_per_clip", pa.list_(pa.int32())),
-        ("waveforms", pa.large_binary()),
-        *_REJECTED,
-    ]
-)
-_EMBEDDED = pa.schema([*_UNIT, ("ids", pa.list_(pa.string())), ("embeddings", pa.large_binary()), *_REJECTED])
+_EMBEDDED = pa.schema([*UNIT, ("ids", pa.list_(pa.string())), ("embeddings", pa.large_binary()), *REJECTED])
 _FINISHED = pa.schema(
     [
         ("shard", pa.string()),

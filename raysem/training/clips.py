@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -40,18 +40,33 @@ class ClipLoader:
     It crosses processes where its tables do, with an empty cache.
     """
 
-    def __init__(self, tables: Sequence[ClipTable], *, audio: AudioSettings, cache_mib: int):
+    def __init__(
+        self,
+        tables: Sequence[ClipTable],
+        *,
+        audio: AudioSettings,
+        cache_mib: int,
+        load: Callable[..., np.ndarray] | None = None,
+    ):
+        """
+        Args:
+            load: `load_clip` with its settings, where it is not called as it is; it crosses no processes.
+        """
         self.tables = tuple(tables)
-        self.sample_rate = audio.sample_rate
-        self._audio, self._cache_mib = audio, cache_mib
+        self.audio, self.sample_rate = audio, audio.sample_rate
+        self._cache_mib, self._load_clip = cache_mib, load or partial(load_clip, settings=audio)
         self._found: LeastRecentlyUsed[tuple[int, int], np.ndarray | UnusableClip] = LeastRecentlyUsed(cache_mib * MIB)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(ClipLoader, self.tables, audio=self._audio, cache_mib=self._cache_mib), ()
+        return partial(ClipLoader, self.tables, audio=self.audio, cache_mib=self._cache_mib), ()
 
     def of(self, tables: Sequence[ClipTable], *, cache_mib: int) -> ClipLoader:
         """The clips of other tables, loaded in the same way."""
-        return ClipLoader(tables, audio=self._audio, cache_mib=cache_mib)
+        return ClipLoader(tables, audio=self.audio, cache_mib=cache_mib)
+
+    def loaded_by(self, load: Callable[..., np.ndarray]) -> ClipLoader:
+        """The same clips, loaded by `load` and not kept."""
+        return ClipLoader(self.tables, audio=self.audio, cache_mib=0, load=load)
 
     def row_and_waveform(self, table: int, row: int) -> tuple[TrainingClip, np.ndarray | UnusableClip]:
         """The row, and all its samples or why it cannot be used; at once when it was loaded before.
@@ -87,12 +102,11 @@ class ClipLoader:
         if not clip.texts and self.tables[table].texts == "captions":
             return UnusableClip(clip.clip_id, "missing", "no caption")
         try:
-            return load_clip(
+            return self._load_clip(
                 clip.audio_bytes,
                 clip.audio_path,
                 start_seconds=clip.start_seconds,
                 duration_seconds=clip.duration_seconds,
-                settings=self._audio,
             )
         except ClipError as error:
             return UnusableClip(clip.clip_id, error.outcome, error.reason)

@@ -21,6 +21,7 @@ from ray.actor import ActorHandle
 from ray.data import ExecutionResources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raysem.curation.ray_decode import clip_loader
 from raysem.errors import RaysemError
 from raysem.training.cache import LeastRecentlyUsed
 from raysem.training.examples import Example, Examples
@@ -116,11 +117,15 @@ def _set_up(dataset: ray.data.Dataset, ahead_bytes: int) -> None:
 
 
 def _examples_of(places: pa.Table, examples: Examples) -> pa.Table:
-    """A task: the examples of a few rows, whose blocks are asked for all at once."""
+    """A task: the examples of a few rows, whose blocks are asked for all at once.
+
+    A clip that crashes its decoder, or takes too long, is replaced like every clip that cannot be used.
+    """
     for source, table in enumerate(examples.clips.tables):
         assert isinstance(table, _TableInStore)
         table.ask_for(places.filter(pc.equal(places.column("source"), source)).column("row").to_pylist())
-    return packed_examples(examples, places)
+    with clip_loader(examples.clips.audio) as load:
+        return packed_examples(examples.reading(examples.clips.loaded_by(load)), places)
 
 
 class _TableInStore(ClipTable):

@@ -66,8 +66,9 @@ class TrainingSettings(Settings):
     """Who makes the batches: `loader_threads` of each training process, or through Ray Data any CPU of the cluster that
     no training process reserves, for machines with fast GPUs and few CPUs. The batches are the same to the bit. Of
     `cluster`, prefetch_batches bounds the tasks at once (16 clips each) and the waveforms that wait in the object
-    store; row groups at hand lie there too, and no decoded clip is kept for the next epoch. Measuring always decodes in
-    the training process."""
+    store; row groups at hand lie there too, and no decoded clip is kept for the next epoch. A clip that crashes its
+    decoder is replaced by another one there; of `worker` it ends the training process. Measuring always decodes in the
+    training process."""
     torch_threads: PositiveInt | None = None
     """Threads of torch per rank; null: the cores of the machine shared among its ranks."""
 

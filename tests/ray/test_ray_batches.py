@@ -63,6 +63,7 @@ def write_clips(path: Path, num_clips: int, **instead: dict[str, Any]) -> str:
         texts = [f"a {('dog', 'cat', 'rain')[index % 3]} sounds loud", f"the {('siren', 'dog')[index % 2]} falls"]
         rows.append(row | {"captions": texts, "labels": texts} | instead.get(name, {}))
     table = tables.conform(pa.Table.from_pylist(rows), tables.CLIPS, str(path))
+    path.parent.mkdir(exist_ok=True)
     pq.write_table(table, path, row_group_size=5)
     return str(path)
 
@@ -134,6 +135,22 @@ def test_a_clip_that_cannot_be_used_is_replaced_and_counted_alike(tmp_path: Path
         clips = loader(write_clips(tmp_path / "main.parquet", 25, **broken), memory_mib=memory_mib)
         seen = assert_same_batches(plan_of(clips), captioned(clips), 0, 4)
         assert {clip.clip_id for batch in seen for clip in batch.unusable} == set(broken)
+
+
+def test_a_clip_that_kills_its_decoder_is_replaced_like_one_that_is_not_there(tmp_path: Path):
+    found, expected = (
+        loader(write_clips(tmp_path / name / "main.parquet", 25, main_003={"audio": {"bytes": None, "path": path}}))
+        for name, path in (("crashes", "faulty://abort/a"), ("absent", "/no/such/file.wav"))
+    )
+    plan = plan_of(found)
+    ours, others = ClusterBatches(plan, captioned(found)), BatchLoader(plan, captioned(expected))
+    outcomes: set[str] = set()
+    for (batch,), (other,) in zip(ours.batches(0, 2), others.batches(0, 2), strict=True):
+        assert batch.waveform_BT.numpy().tobytes() == other.waveform_BT.numpy().tobytes()
+        assert batch.clip_ids == other.clip_ids
+        assert [clip.clip_id for clip in batch.unusable] == [clip.clip_id for clip in other.unusable]
+        outcomes |= {clip.outcome for clip in batch.unusable}
+    assert outcomes == {"crashed_decoder"}
 
 
 def test_what_cannot_be_reached_is_one_error_at_the_step_that_needs_it(tmp_path: Path):

@@ -13,7 +13,7 @@ import raysem
 ROOT = Path(raysem.__file__).parent
 # A part imports only from parts before it.
 ORDER = [
-    *("credentials", "errors", "config", "tables", "storage", "ledger", "logs", "audio", "text", "ontology"),
+    *("credentials", "errors", "config", "tables", "remote", "storage", "ledger", "logs", "audio", "text", "ontology"),
     *(
         "corpora",
         "losses",
@@ -30,8 +30,8 @@ ORDER = [
     *("runs", "sweeps", "cli_files", "cli_classify", "cli_listen", "cli_plan", "cli_tag", "cli"),
 ]
 RAY_FILES = (
-    *("curation/ray_metrics.py", "curation/ray_stages.py", "curation/ray_shards.py", "training/ray_worker.py"),
-    *("training/ray_batches.py", "sweeps/ray_look.py", "sweeps/ray_trials.py"),
+    *("curation/ray_decode.py", "curation/ray_metrics.py", "curation/ray_stages.py", "curation/ray_shards.py"),
+    *("training/ray_worker.py", "training/ray_batches.py", "sweeps/ray_look.py", "sweeps/ray_trials.py"),
 )
 RAY_PLACES = ("evaluation/ray_", "runs/", "sweeps/command.py", "cli.py")
 
