@@ -9,6 +9,7 @@ import typer
 from raysem import storage
 from raysem.cli_files import print_answers
 from raysem.errors import UserError
+from raysem.remote import NOTHING_THERE
 
 
 def classify(
@@ -62,7 +63,7 @@ def read_labels(given: str) -> tuple[str, ...]:
         file = given[1:]
         try:
             lines = storage.read_bytes(file).decode("utf-8-sig").splitlines() if file else []
-        except storage.NOTHING_THERE:
+        except NOTHING_THERE:
             raise UserError(f"--labels {given}: no such file") from None
         except UnicodeDecodeError:
             raise UserError(f"--labels {given}: not a text in UTF-8") from None

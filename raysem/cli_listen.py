@@ -9,6 +9,7 @@ import typer
 
 from raysem import storage
 from raysem.errors import UserError
+from raysem.remote import NOTHING_THERE
 
 listen_app = typer.Typer(no_args_is_help=True, help="Let people compare two models' tags by ear.")
 
@@ -70,7 +71,7 @@ def _read_ids(location: str) -> list[str]:
     location = storage.absolute(location)
     try:
         lines = storage.read_bytes(location).decode("utf-8-sig").splitlines()
-    except storage.NOTHING_THERE:
+    except NOTHING_THERE:
         raise UserError(f"--ids {location}: no such file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"--ids {location}: not a text file ({error})") from None

@@ -6,14 +6,33 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raysem.errors import UserError
 
+if TYPE_CHECKING:
+    from raysem.runs.scale_work import PlannedCluster, PlannedWork
+
 FORMATS = ("flac", "wav", "ogg", "opus", "mp3")
 CPUS_PER_GPU, GPUS_PER_NODE, CPUS_PER_NODE = 16, 8, 64
+
+Cpus = Annotated[
+    int | None, typer.Option(help=f"CPU cores of all nodes (default: {CPUS_PER_GPU} for each GPU, at least that)")
+]
+Nodes = Annotated[
+    int | None, typer.Option(help=f"default: one for {GPUS_PER_NODE} GPUs, or for {CPUS_PER_NODE} cores without")
+]
+DriverGib = Annotated[float | None, typer.Option(help="memory of the driver's node (default: as the others)")]
+KeepRate = Annotated[float | None, typer.Option(help="share of pairs of clip and caption above the floor, 1e-4 say")]
+Rates = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="embed=400 and so on, a second: clips for each core (corpora, decode) or each GPU (embed, train), "
+        "captions, pairs for each core (match, neighbours, select)"
+    ),
+]
 
 
 def plan(
@@ -21,21 +40,13 @@ def plan(
     seconds: Annotated[float, typer.Option(help="length of a clip")],
     teacher: Annotated[str, typer.Option(help="htsat (LAION's), cnn14 (CLAP-2022's) or cnn14_tiny")],
     gpus: Annotated[str, typer.Option(help="kind and number of all GPUs, h200:8 (default: none)")] = "",
-    cpus: Annotated[
-        int | None, typer.Option(help=f"CPU cores of all nodes (default: {CPUS_PER_GPU} for each GPU, at least that)")
-    ] = None,
-    nodes: Annotated[
-        int | None, typer.Option(help=f"default: one for {GPUS_PER_NODE} GPUs, or for {CPUS_PER_NODE} cores without")
-    ] = None,
+    cpus: Cpus = None,
+    nodes: Nodes = None,
     memory_gib: Annotated[float | None, typer.Option(help="memory of a node")] = None,
-    driver_gib: Annotated[
-        float | None, typer.Option(help="memory of the driver's node (default: as the others)")
-    ] = None,
+    driver_gib: DriverGib = None,
     storage_mib_per_second: Annotated[float | None, typer.Option(help="what the store gives to all nodes")] = None,
     captions: Annotated[str, typer.Option(help="distinct captions that clips are matched with")] = "1e5",
-    keep_rate: Annotated[
-        float | None, typer.Option(help="share of pairs of clip and caption above the floor, 1e-4 say")
-    ] = None,
+    keep_rate: KeepRate = None,
     selected_share: Annotated[float | None, typer.Option(help="share of the clips that the rule keeps")] = None,
     screen: Annotated[bool, typer.Option("--screen", help="with the search for duplicates and overlap")] = False,
     clip_kib: Annotated[float | None, typer.Option(help="compressed size of a clip; the shards hold the audio")] = None,
@@ -46,13 +57,7 @@ def plan(
     rows_per_shard: Annotated[int, typer.Option(min=1, help="clips of an input shard")] = 2000,
     clips_per_unit: Annotated[int, typer.Option(min=1, help="clips of one decoding task and one batch")] = 32,
     price: Annotated[list[str] | None, typer.Option(help="of an hour, gpu=3.5,cpu=0.05; none is built in")] = None,
-    rate: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="embed=400 and so on, a second: clips for each core (corpora, decode) or each GPU (embed, train), "
-            "captions, pairs for each core (match, neighbours, select)"
-        ),
-    ] = None,
+    rate: Rates = None,
     rates: Annotated[str | None, typer.Option(help="JSON: results of benchmarks/run.py, or hardware and rates")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
@@ -61,19 +66,12 @@ def plan(
     Rates are those given, then those of --rates, then those that benchmarks/RESULTS.md has, of one CPU machine.
     What was never measured is said to be not known; a plan is no measurement.
     """
-    from raysem.runs.scale_plan import plan as plan_scale
-    from raysem.runs.scale_rates import MEASURED, given_rate, read_rates
-    from raysem.runs.scale_text import describe, to_json
-    from raysem.runs.scale_work import GIB, MIB, TEACHERS, PlannedCluster, PlannedWork
+    from raysem.runs.scale_work import TEACHERS, PlannedWork
 
     if teacher not in TEACHERS:
         raise UserError(f"--teacher {teacher}: no such teacher; there are {', '.join(TEACHERS)}")
     if audio_format not in FORMATS:
         raise UserError(f"--format {audio_format}: not measured; there are {', '.join(FORMATS)}")
-    kind, num_gpus = _gpus(gpus)
-    cores = _at_least_one("--cpus", cpus) or CPUS_PER_GPU * max(num_gpus, 1)
-    in_nodes = -(-num_gpus // GPUS_PER_NODE) if num_gpus else -(-cores // CPUS_PER_NODE)
-    prices = dict(_prices(price or ()))
     work = PlannedWork(
         clips=_count("--clips", clips),
         clip_seconds=_above_zero("--seconds", seconds) or 0.0,
@@ -90,7 +88,27 @@ def plan(
         rows_per_shard=rows_per_shard,
         clips_per_unit=clips_per_unit,
     )
-    cluster = PlannedCluster(
+    cluster = _cluster(gpus, cpus, nodes, memory_gib, driver_gib, storage_mib_per_second, price or [])
+    print(_answer(work, cluster, rate or [], rates, as_json=as_json))
+
+
+def _cluster(
+    gpus: str,
+    cpus: int | None,
+    nodes: int | None,
+    memory_gib: float | None,
+    driver_gib: float | None,
+    storage_mib_per_second: float | None,
+    price: list[str],
+) -> PlannedCluster:
+    """The cluster of the options, with what was not said filled in by what is usual for so many GPUs."""
+    from raysem.runs.scale_work import GIB, MIB, PlannedCluster
+
+    kind, num_gpus = _gpus(gpus)
+    cores = _at_least_one("--cpus", cpus) or CPUS_PER_GPU * max(num_gpus, 1)
+    in_nodes = -(-num_gpus // GPUS_PER_NODE) if num_gpus else -(-cores // CPUS_PER_NODE)
+    prices = dict(_prices(price))
+    return PlannedCluster(
         cpus=cores,
         gpus=num_gpus,
         gpu_kind=kind,
@@ -101,9 +119,17 @@ def plan(
         gpu_price=prices.get("gpu"),
         cpu_price=prices.get("cpu"),
     )
-    given = [given_rate(text) for word in rate or () for text in word.split(",")]
+
+
+def _answer(work: PlannedWork, cluster: PlannedCluster, rate: list[str], rates: str | None, *, as_json: bool) -> str:
+    """The plan for a person, or as JSON, by the rates given, those of a file and those measured, in this order."""
+    from raysem.runs.scale_plan import plan as plan_scale
+    from raysem.runs.scale_rates import MEASURED, given_rate, read_rates
+    from raysem.runs.scale_text import describe, to_json
+
+    given = [given_rate(text) for word in rate for text in word.split(",")]
     found = plan_scale(work, cluster, [*given, *(read_rates(rates) if rates else ()), *MEASURED])
-    print(json.dumps(to_json(found, work, cluster), indent=2) if as_json else describe(found, work, cluster))
+    return json.dumps(to_json(found, work, cluster), indent=2) if as_json else describe(found, work, cluster)
 
 
 def _gpus(text: str) -> tuple[str, int]:
@@ -148,7 +174,7 @@ def _times(number: float | None, factor: int) -> float | None:
     return None if number is None else number * factor
 
 
-def _prices(texts: list[str] | tuple[()]) -> Iterator[tuple[str, float]]:
+def _prices(texts: list[str]) -> Iterator[tuple[str, float]]:
     for text in (part for word in texts for part in word.split(",")):
         name, _, number = text.partition("=")
         try:

@@ -34,6 +34,10 @@ class StageError(RaysemError):
     """A stage could not be finished; what it had written stays and is used by the next attempt."""
 
 
+class DiskFullError(StageError, OSError):
+    """A file does not fit on its disk; nothing is left of it."""
+
+
 class ClipError(RaysemError):
     """One clip cannot be used. `outcome` is one of `raysem.tables.REJECT_OUTCOMES`."""
 

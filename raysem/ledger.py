@@ -7,19 +7,16 @@ make the same shard write the same files.
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from raysem import config, storage
-from raysem.errors import StageError
 
 log = logging.getLogger(__name__)
 
@@ -58,25 +55,19 @@ class Ledger:
 
     def plan(self, num_shards: int) -> None:
         """Note how many shards there are to make, for whoever watches."""
-        with self._writing():
-            storage.write_json(storage.join(self.folder, "plan.json"), {"shards": num_shards})
+        storage.write_json(storage.join(self.folder, "plan.json"), {"shards": num_shards})
 
     def finish(self, record: DoneRecord, tables: Mapping[str, pa.Table]) -> DoneRecord:
-        """Write the shard's tables (by kind), then its record with their digests.
-
-        Raises:
-            StageError: the disk is full; nothing is left of the file that did not fit.
-        """
+        """Write the shard's tables (by kind), then its record with their digests."""
         digests = {}
-        with self._writing():
-            for kind, table in tables.items():
-                location = self.file_of(record.shard, kind)
-                storage.write_table(location, table, row_group_rows=_row_group_rows(table))
-                digests[kind] = storage.digest_of(location)
-            written = DoneRecord(**{**asdict(record), "digests": digests})
-            content = asdict(written)
-            about = storage.join(self.folder, "done", f"{record.shard}.json")
-            storage.write_json(about, {**content, "check": config.digest(content)})
+        for kind, table in tables.items():
+            location = self.file_of(record.shard, kind)
+            storage.write_table(location, table, row_group_rows=_row_group_rows(table))
+            digests[kind] = storage.digest_of(location)
+        written = DoneRecord(**{**asdict(record), "digests": digests})
+        content = asdict(written)
+        about = storage.join(self.folder, "done", f"{record.shard}.json")
+        storage.write_json(about, {**content, "check": config.digest(content)})
         return written
 
     def records(self, *, verify: bool = False) -> dict[str, DoneRecord]:
@@ -94,28 +85,10 @@ class Ledger:
 
     def _read(self, location: storage.Location) -> DoneRecord | None:
         try:
-            content = storage.read_json(location)
-            content.pop("attempt", None)  # a field of older records, which are as good
-            check = content.pop("check", None)  # they have none
-            if check is not None and check != config.digest(content):
-                raise ValueError("altered since it was written")
-            record = DoneRecord(**content)
-            if record.shard != storage.name_of(location):
-                raise ValueError(f"speaks of {record.shard}")
-            return record
-        except (ValueError, TypeError, AttributeError) as error:
+            return read_record(location)
+        except ValueError as error:
             log.warning("%s: not a done-record (%s); its shard is made again", location, error)
             return None
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            what = "the disk is full; make space, and the same command goes on from what is finished"
-            raise StageError(f"{self.folder}: {what} ({error.strerror})") from error
 
     def _is_sound(self, record: DoneRecord) -> bool:
         for kind, expected in record.digests.items():
@@ -128,6 +101,29 @@ class Ledger:
                 log.warning("%s: digest %s, its record says %s; the shard is made again", location, found, expected)
                 return False
         return True
+
+
+def read_record(location: storage.Location) -> DoneRecord:
+    """The done-record in a file.
+
+    Raises:
+        ValueError: it holds none: cut short, altered since it was written, or of another shard than its name says.
+    """
+    content = storage.read_json(location)
+    try:
+        content.pop("attempt", None)  # a field of older records, which are as good
+        check = content.pop("check", None)  # they have none
+        if check is not None and check != config.digest(content):
+            raise ValueError("altered since it was written")
+        record = DoneRecord(**content)
+        numbers = (record.rows, record.seconds, record.audio_seconds, *record.outcomes.values())
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError("its counts are no numbers")
+    except (TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+    if record.shard != storage.name_of(location):
+        raise ValueError(f"speaks of {record.shard}")
+    return record
 
 
 def _row_group_rows(table: pa.Table) -> int:

@@ -10,14 +10,15 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from typing import Any
 
-from raysem import config, storage
+from raysem import storage
 from raysem.errors import UserError
-from raysem.ledger import DoneRecord, total
+from raysem.ledger import DoneRecord, read_record, total
+from raysem.locks import LOCK, read_lock
 from raysem.logs import duration
-from raysem.stages import DONE, LOCK, PLAN, read_lock
+from raysem.remote import NOTHING_THERE
+from raysem.stages import DONE, PLAN
 from raysem.tables import REJECT_OUTCOMES
 
 MAX_RECORDS = 256
@@ -34,7 +35,7 @@ def read_status(output: storage.Location, *, limit: int = MAX_RECORDS) -> dict[s
     try:
         plan = storage.read_json(storage.join(output, PLAN))
         planned = [(stage["name"], stage["digest"], stage.get("settings")) for stage in plan["stages"]]
-    except storage.NOTHING_THERE:
+    except NOTHING_THERE:
         storage.check_bucket(output)
         raise UserError(f"{output}: no {PLAN} there; not the output of a run") from None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -89,7 +90,7 @@ def _notes(folder: storage.Location) -> tuple[Any, bool]:
         return done, True
     try:
         return None, bool(storage.read_bytes(storage.join(folder, "attempts", "0001.json")))
-    except storage.NOTHING_THERE:
+    except NOTHING_THERE:
         return None, False
 
 
@@ -155,7 +156,7 @@ class _Records:
     """The done-records of a stage at work."""
 
     def __init__(self, folder: storage.Location, limit: int):
-        self.times = _written(storage.join(folder, "done"))
+        self.times = storage.write_times(storage.join(folder, "done"), ".json")
         """When each record was written, in seconds since 1970; None where the store does not say."""
         stride = max(-(-len(self.times) // limit), 1)
         with ThreadPoolExecutor(16) as pool:
@@ -220,48 +221,16 @@ def _json(location: storage.Location) -> Any:
     """What a JSON file holds; None when it is not there, or cut short."""
     try:
         return storage.read_json(location)
-    except (*storage.NOTHING_THERE, ValueError):
+    except (*NOTHING_THERE, ValueError):
         return None
 
 
 def _record(location: storage.Location) -> DoneRecord | None:
-    """As much of a done-record as is shown here; None for one that the job would not believe either."""
-    content = _json(location)
-    if not isinstance(content, dict):
-        return None
-    check = content.pop("check", None)
-    if check is not None and check != config.digest(content):
-        return None
+    """A done-record; None for one that the job would not believe either."""
     try:
-        return DoneRecord(content["shard"], int(content["rows"]), content.get("outcomes", {}))
-    except (KeyError, TypeError, ValueError):
+        return read_record(location)
+    except (*NOTHING_THERE, ValueError):
         return None
-
-
-def _written(folder: storage.Location) -> dict[storage.Location, float | None]:
-    """The JSON files of a folder, each with the second in which it was written, from one listing."""
-    fs, path = storage.filesystem(folder)
-
-    def listed() -> list[dict[str, Any]]:
-        fs.invalidate_cache()
-        try:
-            return fs.ls(path, detail=True)
-        except storage.NOTHING_THERE:
-            return []
-        except Exception as error:  # as in storage: each driver has classes of its own
-            raise storage.trouble(folder, error) from error
-
-    entries = storage.retried(listed) if storage.is_remote(folder) else listed()
-    files = [entry for entry in entries if entry["type"] == "file" and entry["name"].endswith(".json")]
-    return {storage.join(folder, entry["name"].rsplit("/", 1)[-1]): _second_of(entry) for entry in files}
-
-
-def _second_of(entry: Mapping[str, Any]) -> float | None:
-    """The time in a listing, under the name that its driver has for it."""
-    written = next((entry[name] for name in ("mtime", "LastModified", "created") if entry.get(name)), None)
-    if isinstance(written, datetime):
-        return written.timestamp()
-    return float(written) if isinstance(written, (int, float)) else None
 
 
 def _logged(location: storage.Location) -> list[dict[str, Any]]:
@@ -271,7 +240,7 @@ def _logged(location: storage.Location) -> list[dict[str, Any]]:
             start = max(handle.seek(0, 2) - TAIL_BYTES, 0)
             handle.seek(start)
             lines = handle.read().decode(errors="replace").splitlines()
-    except storage.NOTHING_THERE:
+    except NOTHING_THERE:
         return []
     records = []
     for line in lines[bool(start) :]:

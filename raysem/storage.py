@@ -1,63 +1,43 @@
-"""Files on a disk or behind a URI (`s3://...`), through one set of calls.
+"""Files and folders on a disk or behind a URI (`s3://...`), through one set of calls.
 
 A file written here is whole or not there at all: on a disk it is written beside its place and renamed, on an object
 store one upload makes it visible at once. A location is a string; a path without a scheme is local.
-
-What an object store does not give at once is asked for again: each request by its driver (throttling, resets,
-timeouts), and what a driver gives up, as an answer that breaks off, by `retried`. A refusal is never asked for twice.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
-import logging
 import os
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysem.credentials import holds_credentials
-from raysem.errors import DataError, StorageError, UserError
-
-log = logging.getLogger(__name__)
+from raysem.errors import DataError, DiskFullError, StorageError
+from raysem.remote import (
+    BUCKET_SCHEMES,
+    NOTHING_THERE,
+    asked,
+    filesystem,
+    is_remote,
+    open_remote,
+    trouble,
+    upload,
+)
 
 Location = str
-T = TypeVar("T")
-
-NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-"""What disks and drivers raise where there is no file to read: a fact about the location, not trouble."""
-TRIES = 3
-FIRST_PAUSE_SECONDS = 0.25
-"""Before the second try; four times as long before the third."""
-MISSING_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}
-"""What botocore raises before it asks anybody; by name, as it is imported by its driver alone."""
-
-S3_SCHEMES = ("s3://", "s3a://")
-BUCKET_SCHEMES = (*S3_SCHEMES, "gs://", "gcs://")
-S3_ATTEMPTS = 5
-"""Of one request, with growing pauses in between; AWS_MAX_ATTEMPTS and AWS_RETRY_MODE say otherwise."""
-S3_SECONDS = {"connect": 10.0, "read": 30.0}
-"""How long a connection, and the next bytes of an answer, are waited for; RAYSEM_S3_CONNECT_SECONDS and
-RAYSEM_S3_READ_SECONDS say otherwise."""
 READ_AHEAD_BYTES = 8 * 2**20
 """Of a remote file: what one request brings beyond what was asked for."""
-UPLOAD_PART_BYTES = 16 * 2**20
-"""A file of two parts or more is uploaded part by part, so that a lost request repeats only its own."""
-
-
-def is_remote(location: Location) -> bool:
-    """True for a location with a scheme other than `file://`."""
-    return "://" in location and not location.startswith("file://")
 
 
 def absolute(location: Location | Path) -> Location:
@@ -81,119 +61,6 @@ def parent_of(location: Location) -> Location:
     return location.rstrip("/").rsplit("/", 1)[0]
 
 
-def filesystem(location: Location) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec filesystem of `location` and the path within it.
-
-    Raises:
-        StorageError: there is no such scheme, the location holds a password, or it is a chain of filesystems, which
-            may unpack an archive or reach another machine than the one it seems to name.
-    """
-    if "::" in location:
-        raise StorageError(f"{location}: '::' chains filesystems; refused, name the file itself")
-    if is_remote(location) and "@" in location and holds_credentials(location):
-        raise StorageError(f"{location}: holds a password; refused, give it by the environment")
-    options = _s3_options() if location.startswith(S3_SCHEMES) else {}
-    try:
-        fs, path = fsspec.core.url_to_fs(location, **options)
-    except (ImportError, ValueError, TypeError) as error:  # TypeError: one that needs more than a location
-        raise StorageError(f"{location}: no filesystem for this scheme ({error})") from error
-    if options:
-        fs.retries = 1  # its own tries would multiply with botocore's and with ours
-    return fs, path
-
-
-def _s3_options() -> dict[str, Any]:
-    """What the S3 driver is told beyond the usual AWS variables, which it reads itself."""
-    retries: dict[str, Any] = {}
-    if not os.environ.get("AWS_RETRY_MODE"):
-        retries["mode"] = "standard"
-    if not os.environ.get("AWS_MAX_ATTEMPTS"):
-        retries["total_max_attempts"] = S3_ATTEMPTS
-    timeouts = {f"{name}_timeout": _s3_seconds(name, default) for name, default in S3_SECONDS.items()}
-    # A listing kept from before would give the size of a file that another process has written anew since.
-    return {"config_kwargs": {"retries": retries, **timeouts}, "use_listings_cache": False}
-
-
-def _s3_seconds(name: str, default: float) -> float:
-    variable = f"RAYSEM_S3_{name.upper()}_SECONDS"
-    text = os.environ.get(variable) or str(default)
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise UserError(f"{variable}={text}: expected a number of seconds above 0")
-    return seconds
-
-
-def trouble(location: Location, error: Exception) -> StorageError:
-    """The one line about what a disk or a store raised; raise it `from error`, which `retried` goes by."""
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return StorageError(f"{location}: cannot be reached or used ({reason})")
-
-
-class _GivenUpError(StorageError):
-    """It was tried often enough: whoever tries again around it need not."""
-
-    def __reduce__(self) -> tuple[type[StorageError], tuple[Any, ...]]:
-        return StorageError, self.args  # elsewhere it is what it says
-
-
-def retried(action: Callable[[], T]) -> T:
-    """What `action` returns; after a StorageError that may pass it is called anew, `TRIES` times in all.
-
-    A permission, a driver or a scheme that is not there does not come by waiting: such an error is raised at once.
-    """
-    for attempt in range(1, TRIES):
-        try:
-            return action()
-        except StorageError as error:
-            if _is_final(error):
-                raise
-            log.info("%s; tried again (%d of %d)", error, attempt + 1, TRIES)
-            time.sleep(FIRST_PAUSE_SECONDS * 4 ** (attempt - 1))
-    try:
-        return action()
-    except StorageError as error:
-        if _is_final(error):
-            raise
-        raise _GivenUpError(f"{error}, tried {TRIES} times") from error.__cause__
-
-
-def _is_final(error: StorageError) -> bool:
-    """Whether another try cannot change it."""
-    cause = error.__cause__
-    return (
-        cause is None
-        or isinstance(error, _GivenUpError)
-        or isinstance(cause, (PermissionError, ImportError, ValueError))
-        or type(cause).__name__ in MISSING_CREDENTIALS
-    )
-
-
-@contextmanager
-def _reaching(location: Location) -> Iterator[None]:
-    """One kind of error for a store that cannot be reached."""
-    try:
-        yield
-    except (*NOTHING_THERE, StorageError):
-        raise
-    except Exception as error:  # each driver has classes of its own (botocore's are not OSErrors): none can be named
-        if not is_remote(location):
-            raise
-        raise trouble(location, error) from error
-
-
-def _asked(location: Location, action: Callable[[], T]) -> T:
-    """What `action` returns, tried again where a store may give it later. It may be run more than once."""
-
-    def once() -> T:
-        with _reaching(location):
-            return action()
-
-    return retried(once) if is_remote(location) else once()
-
-
 def check_bucket(location: Location) -> None:
     """Nothing for a disk. StorageError where the store cannot be reached, refuses us, or has no such bucket."""
     if not location.startswith(BUCKET_SCHEMES):
@@ -203,7 +70,7 @@ def check_bucket(location: Location) -> None:
     fs, path = filesystem(location)
     bucket = path.split("/", 1)[0]
     try:
-        _asked(location, lambda: fs.info(bucket))
+        asked(location, lambda: fs.info(bucket))
     except FileNotFoundError as error:
         raise StorageError(f"{location}: there is no bucket {bucket!r}") from error
 
@@ -215,7 +82,7 @@ def exists(location: Location) -> bool:
     if not is_remote(location):
         return fs.exists(path)
     try:
-        _asked(location, lambda: fs.info(path))  # `fs.exists` of a bucket takes every error for a no
+        asked(location, lambda: fs.info(path))  # `fs.exists` of a bucket takes every error for a no
     except NOTHING_THERE:
         return False
     return True
@@ -225,13 +92,13 @@ def is_folder(location: Location) -> bool:
     """Whether `location` is a folder (on an object store: whether keys start with it)."""
     fs, path = filesystem(location)
     fs.invalidate_cache()
-    return _asked(location, lambda: fs.isdir(path))
+    return asked(location, lambda: fs.isdir(path))
 
 
 def size_bytes(location: Location) -> int:
     """Size of one file."""
     fs, path = filesystem(location)
-    return int(_asked(location, lambda: fs.size(path)))
+    return int(asked(location, lambda: fs.size(path)))
 
 
 def list_files(location: Location, suffix: str = "") -> list[Location]:
@@ -248,27 +115,52 @@ def files_below(location: Location) -> Iterator[str]:
     """The files in a folder of a store and in its sub-folders, as paths relative to it."""
     fs, path = filesystem(location)
     fs.invalidate_cache()
-    for name in _asked(location, lambda: fs.find(path)):
+    for name in asked(location, lambda: fs.find(path)):
         yield name.removeprefix(path.rstrip("/") + "/")
 
 
+def write_times(location: Location, suffix: str = "") -> dict[Location, float | None]:
+    """The files directly in a folder, sorted by name, each with the second since 1970 in which it was written.
+
+    It is None where the store does not say. One listing, however many files there are.
+    """
+    return {
+        child: _second_of(entry)
+        for child, entry in _entries(location)
+        if entry["type"] == "file" and child.endswith(suffix)
+    }
+
+
+def _second_of(entry: Mapping[str, Any]) -> float | None:
+    """The time in a listing, under the name that its driver has for it."""
+    written = next((entry[name] for name in ("mtime", "LastModified", "created") if entry.get(name)), None)
+    if isinstance(written, datetime):
+        return written.timestamp()
+    return float(written) if isinstance(written, (int, float)) else None
+
+
 def _children(location: Location) -> list[tuple[Location, str]]:
+    return [(child, entry["type"]) for child, entry in _entries(location)]
+
+
+def _entries(location: Location) -> list[tuple[Location, dict[str, Any]]]:
+    """What is directly in a folder, sorted by name, as its driver lists it."""
     fs, path = filesystem(location)
     fs.invalidate_cache()
     try:
-        entries = _asked(location, lambda: fs.ls(path, detail=True))
+        entries = asked(location, lambda: fs.ls(path, detail=True))
     except (FileNotFoundError, NotADirectoryError):
         return []
     # `ls` of a file, and on an object store of a folder made by hand, lists the place itself
     itself = path.rstrip("/")
-    kinds = {entry["name"].rstrip("/"): entry["type"] for entry in entries if entry["name"].rstrip("/") != itself}
-    return [(join(location, name.rsplit("/", 1)[-1]), kind) for name, kind in sorted(kinds.items())]
+    named = {entry["name"].rstrip("/"): entry for entry in entries if entry["name"].rstrip("/") != itself}
+    return [(join(location, name.rsplit("/", 1)[-1]), entry) for name, entry in sorted(named.items())]
 
 
 def read_bytes(location: Location) -> bytes:
     """The whole file; FileNotFoundError when it is not there."""
     fs, path = filesystem(location)
-    return _asked(location, lambda: fs.cat_file(path))
+    return asked(location, lambda: fs.cat_file(path))
 
 
 def read_json(location: Location) -> Any:
@@ -289,95 +181,40 @@ def open_read(location: Location) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def open_remote(location: Location, block_bytes: int) -> Iterator[IO[bytes]]:
-    """A seekable file object of a store; its `size_bytes` is that of the file, None where the store does not say.
-
-    A read that fails is tried again in its place. It ends in a StorageError, or gives all that was asked for.
-    """
-    fs, path = filesystem(location)
-    handle = _asked(location, lambda: fs.open(path, "rb", block_size=block_bytes))
-    with handle:
-        yield _RemoteFile(location, handle)  # type: ignore[misc]
-
-
-class _RemoteFile(io.RawIOBase):
-    """A driver's file object whose reads are tried again, and are never short before the end of the file."""
-
-    def __init__(self, location: Location, handle: IO[bytes]):
-        self._location, self._handle = location, handle
-        self.size_bytes: int | None = getattr(handle, "size", None)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1) -> bytes:
-        begin = self._handle.tell()
-        left = None if self.size_bytes is None else max(self.size_bytes - begin, 0)
-        wanted = left if size is None or size < 0 else size if left is None else min(size, left)
-
-        def once() -> bytes:
-            self._handle.seek(begin)
-            content = self._handle.read(-1 if wanted is None else wanted)
-            if left is not None and len(content) != wanted:
-                raise EOFError(f"{len(content)} bytes came of {wanted}")
-            return content
-
-        return _asked(self._location, once)
-
-    def readall(self) -> bytes:
-        return self.read()
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        content = self.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._handle.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._handle.tell()
-
-
-@contextmanager
 def whole_file(location: Location) -> Iterator[IO[bytes]]:
-    """A file object to write; the file appears at `location` when the block ends without an error, else never."""
+    """A file object to write; the file appears at `location` when the block ends without an error, else never.
+
+    Raises:
+        DiskFullError: it does not fit; nothing is left of it.
+    """
     if is_remote(location):
         buffer = io.BytesIO()
         yield buffer
-        _upload(location, buffer.getvalue())
+        upload(location, buffer.getvalue())
         return
     target = Path(absolute(location))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with partial.open("wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _upload(location: Location, content: bytes) -> None:
-    fs, path = filesystem(location)
-    options = {"chunksize": UPLOAD_PART_BYTES} if location.startswith(S3_SCHEMES) else {}
-
-    def once() -> None:
+    with _full_disk_named(location):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
-            fs.pipe_file(path, content, **options)
-        except FileNotFoundError as error:
-            response = getattr(error.__cause__, "response", {})
-            if response.get("Error", {}).get("Code") != "NoSuchUpload":
-                raise StorageError(f"{location}: cannot be written ({error})") from None  # there is no such bucket
-            # The answer to the last request of an upload was lost: the store knows it no more, being done with it.
-            raise trouble(location, error) from error
+            with partial.open("wb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
-    _asked(location, once)
+
+@contextmanager
+def _full_disk_named(location: Location) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        what = "the disk is full; make space, and the same command goes on from what is finished"
+        raise DiskFullError(f"{location}: {what} ({error.strerror})") from error
 
 
 def write_bytes(location: Location, content: bytes) -> None:
@@ -499,7 +336,7 @@ def delete(location: Location) -> None:
     if is_remote(location):
         fs, path = filesystem(location)
         fs.invalidate_cache()
-        _asked(location, lambda: _delete_remote(fs, path))
+        asked(location, lambda: _delete_remote(fs, path))
         return
     local = Path(absolute(location))
     if local.is_dir() and not local.is_symlink():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from raysem import storage
 from raysem.audio.containers import Container, inspect_container
 from raysem.audio.pyav_decoder import decode_with_pyav
 from raysem.audio.soundfile_decoder import decode_with_soundfile
 from raysem.audio.sources import Source, open_source
 from raysem.audio.waveform import Decoded, DecodeLimits, Segment, Waveform
 from raysem.errors import ClipError
+from raysem.remote import retried
 
 __all__ = ["DecodeLimits", "Waveform", "decode"]
 
@@ -46,7 +46,7 @@ def decode(
             container = inspect_container(source.handle)
             return _first_whole(source, container, segment, limits).waveform
 
-    return storage.retried(from_the_start)
+    return retried(from_the_start)
 
 
 def _first_whole(source: Source, container: Container, segment: Segment, limits: DecodeLimits) -> Decoded:

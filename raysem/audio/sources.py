@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from typing import IO
 
-from raysem import storage
+from raysem import remote, storage
 from raysem.audio.decode_time import not_counted
 from raysem.errors import ClipError, StorageError
 
@@ -40,10 +40,10 @@ def open_source(audio: bytes | str) -> Iterator[Source]:
     Raises:
         ClipError: `missing` or `empty`, when there is nothing to decode.
         StorageError: the disk or the store failed. One of a read within the block comes at the block's end, in place of
-            whatever the decoder made of it; only a new start helps then (`storage.retried`).
+            whatever the decoder made of it; only a new start helps then (`remote.retried`).
     """
     if isinstance(audio, str):
-        with _open_remote(audio) if storage.is_remote(audio) else _open_local(audio) as source:
+        with _open_remote(audio) if remote.is_remote(audio) else _open_local(audio) as source:
             yield source
     else:
         if not len(audio):
@@ -58,7 +58,7 @@ def read_clip_file(location: str, max_bytes: int) -> bytes:
         with open_source(location) as source:
             return source.handle.read(max_bytes)
 
-    return storage.retried(read)
+    return remote.retried(read)
 
 
 @contextmanager
@@ -71,12 +71,12 @@ def _open_local(path: str) -> Iterator[Source]:
         if not status.st_size:
             raise ClipError("empty", f"{path}: 0 bytes")
         handle = open(local_path, "rb")  # noqa: SIM115 - closed below; the errors of the block are not those of open
-    except (*storage.NOTHING_THERE, ValueError, RuntimeError) as error:  # a NUL in the name; the home (~x) of nobody
+    except (*remote.NOTHING_THERE, ValueError, RuntimeError) as error:  # a NUL in the name; the home (~x) of nobody
         raise ClipError("missing", f"{path}: {error}") from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:  # no file can have this name
             raise ClipError("missing", f"{path}: {error}") from error
-        raise storage.trouble(path, error) from error
+        raise remote.trouble(path, error) from error
     with handle:
         reader = _Reader(path, handle)
         try:
@@ -91,13 +91,13 @@ def _open_remote(location: str) -> Iterator[Source]:
     with ExitStack() as stack:
         try:
             with not_counted():
-                remote = stack.enter_context(storage.open_remote(location, REMOTE_BLOCK_BYTES))
-        except storage.NOTHING_THERE as error:
+                handle = stack.enter_context(remote.open_remote(location, REMOTE_BLOCK_BYTES))
+        except remote.NOTHING_THERE as error:
             raise ClipError("missing", f"{location}: no such file") from error
-        size = getattr(remote, "size_bytes", None)
+        size = getattr(handle, "size_bytes", None)
         if size == 0:
             raise ClipError("empty", f"{location}: 0 bytes")
-        reader = _Reader(location, remote, not_counted)
+        reader = _Reader(location, handle, not_counted)
         if size is None or size <= FETCH_WHOLE_BYTES:
             content = reader.read()
             reader.check()
@@ -109,7 +109,7 @@ def _open_remote(location: str) -> Iterator[Source]:
             reader.check()
 
 
-class _Reader(io.RawIOBase):
+class _Reader(remote.HandleReader):
     """Keeps the error of a read that failed on the way; from then on there is nothing more to read.
 
     libsndfile and FFmpeg swallow errors of a Python file object and would report a lost connection as a broken clip.
@@ -118,41 +118,25 @@ class _Reader(io.RawIOBase):
     def __init__(
         self, location: str, handle: IO[bytes], waiting: Callable[[], AbstractContextManager[None]] = nullcontext
     ):
-        self._location, self._handle, self._waiting = location, handle, waiting
+        super().__init__(handle)
+        self._location, self._waiting = location, waiting
         self._error: Exception | None = None
 
     def check(self) -> None:
         """StorageError if any read failed; ClipError `missing` if it did because the file is gone meanwhile."""
-        if isinstance(self._error, storage.NOTHING_THERE):
+        if isinstance(self._error, remote.NOTHING_THERE):
             raise ClipError("missing", f"{self._location}: no such file any more") from self._error
         if isinstance(self._error, StorageError):
             raise self._error
         if self._error is not None:
-            raise storage.trouble(self._location, self._error) from self._error
+            raise remote.trouble(self._location, self._error) from self._error
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
         if self._error is not None:
             return b""
         try:
             with self._waiting():
-                return self._handle.read(size)
+                return self._handle.read(-1 if size is None else size)
         except Exception as error:  # whatever a driver raises: kept, and raised by `check`
             self._error = error
             return b""
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        content = self.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._handle.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._handle.tell()

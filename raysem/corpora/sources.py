@@ -22,6 +22,7 @@ from pydantic import BeforeValidator
 
 from raysem import storage
 from raysem.errors import DataError, StorageError
+from raysem.remote import is_remote
 
 _LOSSLESS = (".wav", ".wave", ".w64", ".flac", ".aif", ".aiff", ".aifc", ".au", ".caf")
 _LOSSY = (".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".wma")
@@ -180,7 +181,7 @@ class AudioFiles:
 
 def walk_files(folder: str) -> Iterator[str]:
     """The paths of all files below a folder, relative to it; hidden ones are left out."""
-    if storage.is_remote(folder):
+    if is_remote(folder):
         yield from storage.files_below(folder)
         return
     yield from _walk_local(storage.absolute(folder), "", set())

@@ -49,6 +49,7 @@ from raysem.corpora.synthetic_plans import (
 from raysem.corpora.synthetic_signals import Samples, Studio, in_room, with_power
 from raysem.corpora.synthetic_sounds import CAPTIONED_SOUNDS, DOMAIN_SOUNDS, SOUNDS
 from raysem.corpora.synthetic_surroundings import background, bleeps, hush, noise_alone
+from raysem.remote import is_remote
 from raysem.tables import CAPTIONS, CLIPS
 
 __all__ = ["PART_NAMES", "SyntheticSettings", "build_synthetic", "plan_clips", "render"]
@@ -186,7 +187,7 @@ def _write_part(
     if finished and (part != "wild" or storage.exists(hidden)):
         return
     with tempfile.TemporaryDirectory(prefix="raysem-synthetic-") as scratch:
-        remote = storage.is_remote(output)
+        remote = is_remote(output)
         audio_folder = Path(scratch if remote else storage.join(output, "audio")) / part
         audio_folder.mkdir(parents=True, exist_ok=True)
         broken = _write_broken(plans, settings, audio_folder)

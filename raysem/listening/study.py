@@ -11,6 +11,7 @@ from pydantic import Field
 from raysem import storage
 from raysem.config import Settings, build
 from raysem.errors import DataError
+from raysem.remote import NOTHING_THERE
 
 Model = Literal["first", "second"]
 Vote = Literal["first", "second", "same"]
@@ -129,7 +130,7 @@ def read_answers(location: str, key: StudyKey) -> RaterAnswers:
 def _read(location: str, expected: str) -> dict[str, Any]:
     try:
         content = storage.read_json(location)
-    except storage.NOTHING_THERE:
+    except NOTHING_THERE:
         raise DataError(f"{location}: no such file") from None
     except (ValueError, RecursionError):  # not JSON, or not UTF-8
         raise DataError(f"{location}: not a JSON file, expected {_FORMATS[expected]}") from None

@@ -209,4 +209,5 @@ JOB: Job[ClassificationRecipe] = Job(
     finish=finish,
     connect=lambda recipe: connect_ray(recipe.cluster),
     at_once=lambda recipe: trainings_at_once(recipe.cluster),
+    store=lambda recipe: recipe.cluster.storage,
 )

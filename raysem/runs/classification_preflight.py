@@ -39,7 +39,7 @@ def check(recipe: ClassificationRecipe, output: storage.Location, chosen: Sequen
                 "take accuracy"
             )
     check_starts({key: settings.model.start for key, settings in classifiers.items()})
-    check_batches({key: settings.training for key, settings in classifiers.items()}, recipe.cluster.training_workers)
+    check_batches({key: settings.training for key, settings in classifiers.items()}, recipe.cluster)
     _ = recipe.baseline
     if recipe.labels:
         check_prompts(recipe, recipe.labels)

@@ -24,6 +24,7 @@ from raysem.errors import ClipError, DataError, UserError
 from raysem.ledger import Ledger
 from raysem.models.protocol import AudioTextModel
 from raysem.models.teacher import TeacherSource, load_teacher
+from raysem.remote import is_remote
 from raysem.runs.found_model import planned_stages
 from raysem.runs.roles import caption_shards, clip_shards
 from raysem.stages import DONE
@@ -124,7 +125,7 @@ def _embed_query(model: AudioTextModel, query: str, settings: Mapping[str, Any])
 
 def _is_audio(query: str) -> bool:
     """Whether the query is a file. A name that only looks like one is a mistake, not a text."""
-    if storage.is_remote(query) or os.path.isfile(query):
+    if is_remote(query) or os.path.isfile(query):
         return True
     if query.lower().endswith(AUDIO_SUFFIXES):
         raise UserError(f"{query}: no such file")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Sequence
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from raysem.config import Settings
 from raysem.curation.ray_stages import WorkerSettings
 from raysem.errors import ConfigError, UserError
+from raysem.runs.store import StoreSettings
 
 REACHABLE_SECONDS = 10.0
 
@@ -24,8 +26,13 @@ class ClusterSettings(Settings):
     """CPUs of a local Ray; null: the cores of this machine."""
     object_store_mib: PositiveInt | None = 512
     """Object store of a local Ray."""
+    storage: StoreSettings = StoreSettings()
+    """Where s3:// is."""
     embedding: WorkerSettings = WorkerSettings()
     training_workers: PositiveInt = 1
+    training_min_workers: PositiveInt | None = None
+    """Training begins and goes on with as few workers as this where the cluster has no room for `training_workers`, and
+    takes more as machines come; null: no fewer. The batches are the same ones, shared by those that are there."""
     training_cpus_per_worker: float = Field(1.0, gt=0)
     training_on_gpus: bool | None = None
     """One GPU for each training worker; null: where the cluster has GPUs."""
@@ -33,6 +40,20 @@ class ClusterSettings(Settings):
     trainings_at_once: PositiveInt | None = None
     """Training runs of one recipe side by side, such as the folds of a cross-validation; null: on a Ray of this machine
     one after the other, on a cluster as many as it has room for when they begin."""
+
+    @model_validator(mode="after")
+    def _check_training_workers(self) -> ClusterSettings:
+        if (self.training_min_workers or 0) > self.training_workers:
+            raise ValueError(
+                f"training_min_workers {self.training_min_workers} is more than training_workers "
+                f"{self.training_workers}"
+            )
+        return self
+
+    @property
+    def training_world_sizes(self) -> Sequence[int]:
+        """How many training workers there may be at a time."""
+        return range(self.training_min_workers or self.training_workers, self.training_workers + 1)
 
     @property
     def joined_address(self) -> str:

@@ -34,6 +34,7 @@ def _workers(cluster: ClusterSettings) -> WorkerSettings:
     on_gpus = cluster.training_on_gpus
     return WorkerSettings(
         num_workers=cluster.training_workers,
+        min_workers=cluster.training_min_workers,
         cpus_per_worker=cluster.training_cpus_per_worker,
         use_gpu=on_gpus if on_gpus is not None else ray.cluster_resources().get("GPU", 0) >= 1,
     )

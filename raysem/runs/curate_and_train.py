@@ -416,4 +416,5 @@ JOB: Job[CurateAndTrainRecipe] = Job(
     check_resources=curation_preflight.check_resources,
     finish=finish,
     connect=lambda recipe: connect_ray(recipe.cluster),
+    store=lambda recipe: recipe.cluster.storage,
 )

@@ -30,7 +30,7 @@ def check(recipe: CurateAndTrainRecipe, output: storage.Location, chosen: Sequen
     warnings = check_output(output)
     check_roots(recipe.corpora)
     _check_models(recipe)
-    check_batches(_trainings(recipe), recipe.cluster.training_workers)
+    check_batches(_trainings(recipe), recipe.cluster)
     if all(done_record(stage, output) is not None for stage in chosen):
         return []
     check_workers(recipe.cluster)

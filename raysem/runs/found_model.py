@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from raysem import storage
 from raysem.errors import UserError
 from raysem.models.checkpoint_folder import CONFIG_FILE
+from raysem.remote import NOTHING_THERE
 from raysem.stages import DONE, PLAN
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ def planned_stages(output: storage.Location) -> dict[str, str]:
     plan = storage.join(output, PLAN)
     try:
         return {stage["name"]: stage["digest"] for stage in storage.read_json(plan)["stages"]}
-    except storage.NOTHING_THERE:
+    except NOTHING_THERE:
         raise UserError(f"{output}: no {PLAN} there; not the output of a run") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{plan}: not readable; run the job again to have it written") from None

@@ -18,8 +18,10 @@ import raysem
 from raysem import config, logs, storage
 from raysem.credentials import without_credentials
 from raysem.errors import RaysemError, UserError
+from raysem.locks import run_lock
 from raysem.runs.cluster import ClusterSettings, check_reachable
-from raysem.stages import Stage, StageResult, done_record, run_lock, run_stages, stages_until, write_plan
+from raysem.runs.store import StoreSettings
+from raysem.stages import Stage, StageResult, done_record, run_stages, stages_until, write_plan
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ class Job(Generic[RecipeT]):
     finish: Callable[[Mapping[str, StageResult], storage.Location], None]
     at_once: Callable[[RecipeT], int] | None = None
     """How many stages of one group may run side by side on the cluster; None: one."""
+    store: Callable[[RecipeT], StoreSettings] | None = None
+    """Where the recipe says that s3:// is; None: its jobs go by the environment alone."""
 
 
 def parser_of(job: Job) -> argparse.ArgumentParser:
@@ -156,6 +160,8 @@ def load(job: Job[RecipeT], recipe: str | None, overrides: Sequence[str]) -> Rec
 def _run(job: Job, options: argparse.Namespace) -> int:
     recipe = load(job, options.recipe, options.overrides)
     output = storage.absolute(options.output or job.default_output)
+    if job.store is not None:
+        job.store(recipe).enter()
     stages = job.stages(recipe, output)
     chosen = stages_until(stages, options.until)
     for warning in job.preflight(recipe, output, chosen):
@@ -205,6 +211,9 @@ def _closing(results: dict[str, StageResult], output: storage.Location, seconds:
 def connect_ray(cluster: ClusterSettings) -> None:
     """Join the cluster at `cluster.address` (or of RAY_ADDRESS), else start a local Ray; one already joined stays.
 
+    Every process that works for this one looks for s3:// where `cluster.storage` says: those of a local Ray inherit the
+    environment, to a cluster it goes as the job's runtime environment.
+
     Raises:
         UserError: there is no cluster at the address, or it wants another token.
     """
@@ -212,18 +221,24 @@ def connect_ray(cluster: ClusterSettings) -> None:
 
     from raysem.runs import local_ray
 
+    cluster.storage.enter()
     if ray.is_initialized():
         return
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # It calls every error of a worker a bug of Ray's, with pages of traceback; ours are shown or written by `main`.
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
-    quiet: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning", "configure_logging": True}
+    settings: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning", "configure_logging": True}
     target = cluster.joined_address
     if target:
         check_reachable(cluster)
+        variables = cluster.storage.environment
+        if variables:
+            settings["runtime_env"] = {"env_vars": variables}
+            # Else Ray refuses a variable that `ray job submit` was given, too.
+            os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
         try:
-            ray.init(address=target, **quiet)
+            ray.init(address=target, **settings)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"cluster.address {target}: {' '.join(str(error).split())} "
@@ -232,4 +247,4 @@ def connect_ray(cluster: ClusterSettings) -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     memory = cluster.object_store_mib * 2**20 if cluster.object_store_mib else None
-    local_ray.start(num_cpus=cluster.local_cpus, object_store_memory=memory, **quiet)
+    local_ray.start(num_cpus=cluster.local_cpus, object_store_memory=memory, **settings)

@@ -9,6 +9,8 @@ from pathlib import Path
 from raysem import storage
 from raysem.errors import ConfigError, UserError
 from raysem.models.pretrained import EncoderSource
+from raysem.remote import is_remote
+from raysem.runs.cluster import ClusterSettings
 from raysem.runs.part_settings import PartSettings
 from raysem.training.settings import TrainingSettings
 
@@ -21,7 +23,7 @@ def check_output(output: storage.Location) -> list[str]:
 
     Of a store it is known by now that it answers and has the bucket; the run's lock is the first that is written.
     """
-    if storage.is_remote(output):
+    if is_remote(output):
         storage.check_bucket(output)
         return []
     target = Path(output)
@@ -36,14 +38,21 @@ def check_output(output: storage.Location) -> list[str]:
     return [f"{output}: only {free / 2**30:.1f} GiB are free"] if free < COMFORTABLE_FREE_BYTES else []
 
 
-def check_batches(trainings: Mapping[str, TrainingSettings], workers: int) -> None:
-    """ConfigError naming the first run, by its dotted key, whose batches the workers cannot share."""
+def check_batches(trainings: Mapping[str, TrainingSettings], cluster: ClusterSettings) -> None:
+    """ConfigError naming the first run, by its dotted key, whose batches the workers cannot share.
+
+    With `training_min_workers` as many of them as there may be, up to all.
+    """
     for key, training in trainings.items():
-        parts = workers * training.accumulation
-        if training.batch_size % parts:
+        for workers in reversed(cluster.training_world_sizes):
+            parts = workers * training.accumulation
+            if training.batch_size % parts == 0:
+                continue
+            meant = "cluster.training_workers"
+            if workers < cluster.training_workers:
+                meant = f"{workers} workers (cluster.training_min_workers is {cluster.training_min_workers})"
             raise ConfigError(
-                f"{key}.training.batch_size: {training.batch_size} is no multiple of "
-                f"cluster.training_workers x accumulation = {parts}"
+                f"{key}.training.batch_size: {training.batch_size} is no multiple of {meant} x accumulation = {parts}"
             )
 
 

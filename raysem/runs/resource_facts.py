@@ -14,6 +14,7 @@ from raysem.ledger import Ledger
 from raysem.models.checkpoint import read_config
 from raysem.models.clap import ClapSettings
 from raysem.models.registry import audio_encoder_settings
+from raysem.remote import is_remote
 from raysem.runs import model_record
 from raysem.runs.cluster import ClusterSettings
 from raysem.runs.curation_recipe import CurateAndTrainRecipe
@@ -176,6 +177,6 @@ def machine_of(cluster: ClusterSettings, output: storage.Location) -> Machine:
 
 def bytes_of(part: Stage, output: storage.Location) -> int:
     """Of a part's clips; 0 where they lie on an object store."""
-    if storage.is_remote(output):
+    if is_remote(output):
         return 0
     return sum(storage.size_bytes(file) for file in clip_shards(part.folder(output)))

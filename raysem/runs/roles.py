@@ -25,6 +25,7 @@ from raysem.corpora.rows import STAGE, MissingPolicy, caption_id, rejects_table
 from raysem.corpora.shards import read_manifest, shard_name, write_shards
 from raysem.errors import ConfigError, DataError
 from raysem.ontology.embedded import label_map_file
+from raysem.remote import is_remote
 from raysem.tables import CAPTIONS, CLIPS, REJECTS
 from raysem.text.prompts import clean_label
 
@@ -165,7 +166,7 @@ def identity(source: CorpusSource, digests: dict[str, str]) -> dict[str, Any]:
     content = config.plain(source)
     if source.label_map:
         content["label_classes"] = read_label_map(source.label_map).digest
-    if not source.root or storage.is_remote(source.root) or not Path(source.root).exists():
+    if not source.root or is_remote(source.root) or not Path(source.root).exists():
         return content
     files = find_corpus(source.corpus).files
     if files is None:

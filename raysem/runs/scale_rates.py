@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from raysem import storage
 from raysem.errors import DataError, UserError
+from raysem.remote import NOTHING_THERE
 
 Device = Literal["cpu", "gpu"]
 
@@ -128,7 +129,7 @@ def read_rates(location: str) -> list[Rate]:
     where = f"--rates {location}"
     try:
         content = storage.read_json(location)
-    except (*storage.NOTHING_THERE, DataError):
+    except (*NOTHING_THERE, DataError):
         raise UserError(f"{where}: no such file") from None
     except ValueError as error:
         raise UserError(f"{where}: not JSON ({error})") from None

@@ -23,13 +23,14 @@ from raysem.curation.embeddings import embedding_matrix
 from raysem.curation.ray_stages import EmbedJob, EmbedSettings, embed_clips
 from raysem.errors import DataError, StorageError, UserError
 from raysem.ledger import DoneRecord, Ledger
+from raysem.locks import run_lock
 from raysem.models.tag_scorer import TaggerSource
 from raysem.models.tagger_checkpoint import load_tagger
+from raysem.remote import NOTHING_THERE
 from raysem.runs.clip_tags import TagSettings, best_classes
 from raysem.runs.cluster import ClusterSettings
 from raysem.runs.given_table import open_table
 from raysem.runs.launch import connect_ray, own_error
-from raysem.stages import run_lock
 from raysem.tables import KEPT
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ def tag_table(
         StageError: more than `max_failed_share` of the clips cannot be used, or shards stay unfinished.
     """
     output = storage.absolute(output)
+    cluster.storage.enter()
     model = load_tagger(tagger)  # here, so that a damaged model is found before there is a cluster
     table = open_table(clips)
     audio = AudioSettings(sample_rate=model.sample_rate)
@@ -149,7 +151,7 @@ def _claim(output: storage.Location, about: Mapping[str, Any]) -> None:
             "number of crops": before["num_crops"] == about["num_crops"],
             "way of loading clips": before["audio"] == about["audio"],
         }
-    except storage.NOTHING_THERE:
+    except NOTHING_THERE:
         if Ledger(output).records():
             raise UserError(
                 f"{output}: holds finished shards, and no {JOB} says of what; give another output"

@@ -186,4 +186,5 @@ JOB: Job[TaggingRecipe] = Job(
     check_resources=tagging_preflight.check_resources,
     finish=finish,
     connect=lambda recipe: connect_ray(recipe.cluster),
+    store=lambda recipe: recipe.cluster.storage,
 )

@@ -33,7 +33,7 @@ def check(recipe: TaggingRecipe, output: storage.Location, chosen: Sequence[Stag
         if tagger.training.schedule.kind == "plateau" and not recipe.corpora.held_out:
             raise ConfigError(f"{key}.training.schedule.kind: plateau is seen on held-out clips; give corpora.held_out")
     check_starts({key: tagger.model.start for key, tagger in taggers.items()})
-    check_batches({key: tagger.training for key, tagger in taggers.items()}, recipe.cluster.training_workers)
+    check_batches({key: tagger.training for key, tagger in taggers.items()}, recipe.cluster)
     if all(done_record(stage, output) is not None for stage in chosen):
         return []
     check_workers(recipe.cluster)

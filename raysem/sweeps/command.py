@@ -13,12 +13,13 @@ from typing import Any
 
 from raysem import config, storage
 from raysem.errors import StageError, UserError
+from raysem.locks import run_lock
 from raysem.reports.sweep_content import SweepReport
 from raysem.reports.sweep_page import write_sweep_report
 from raysem.reports.sweep_settings import settings_of
 from raysem.runs.cluster_training import trainings_at_once
 from raysem.runs.launch import ended
-from raysem.stages import Stage, in_order, run_lock, run_stages, write_plan
+from raysem.stages import Stage, in_order, run_stages, write_plan
 from raysem.sweeps import results
 from raysem.sweeps.measured import job_of
 from raysem.sweeps.plan import SweepPlan, common_stages
@@ -69,6 +70,7 @@ def _run(options: argparse.Namespace, where: str, output: storage.Location) -> i
     # The keys of --set go in after those of the space, so not here.
     recipe = config.load_recipe(job.recipe_type, recipe_path or ROOT / "jobs" / "recipes" / job.default_recipe)
     plan = SweepPlan.of(space, config.plain(recipe), output, options.overrides)
+    plan.base_recipe.cluster.storage.enter()  # type: ignore[attr-defined] # before a store is asked
     if recipe.variants:
         log.info("the recipe's variants (%s) are left out: a trial trains one model", ", ".join(recipe.variants))
     sweep = _Sweep(plan, plan.check(where), Path(where).read_text())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from raysem import storage
 from raysem.errors import ConfigError, DataError
+from raysem.remote import is_remote
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def model_folder(name: str, *, key: str) -> Iterator[Path]:
     Raises:
         ConfigError: the model cannot be had.
     """
-    if storage.is_remote(name):
+    if is_remote(name):
         with tempfile.TemporaryDirectory(prefix="raysem-model-") as folder:
             _fetch(name, Path(folder), key)
             yield Path(folder)

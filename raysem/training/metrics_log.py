@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from raysem import storage
+from raysem.remote import is_remote
 from raysem.storage import Location
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,10 @@ class MetricsLog:
         if self.records or storage.exists(self._location):
             storage.write_text(self._location, self._text())
         self._handle: IO[str] | None = None
-        if not storage.is_remote(output):
+        if not is_remote(output):
             Path(self._location).parent.mkdir(parents=True, exist_ok=True)
             self._handle = Path(self._location).open("a", buffering=1)  # noqa: SIM115
-        self._staging = tempfile.TemporaryDirectory() if tensorboard and storage.is_remote(output) else None
+        self._staging = tempfile.TemporaryDirectory() if tensorboard and is_remote(output) else None
         self._writer: Any = None
         if tensorboard:
             # Here: the import costs a second, and the tests do without.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from raysem.curation.pair_shards import MatchShards, SelectShards, pool_facts, r
 from raysem.curation.ray_shards import make_shards, run_as_task
 from raysem.curation.ray_stages import WorkerSettings, embed_captions, embed_clips
 from raysem.curation.selection import SelectionSettings
-from raysem.errors import StageError
+from raysem.errors import DiskFullError
 from raysem.ledger import DoneRecord, Ledger
 from raysem.runs.launch import own_error
 from raysem.tables import CLIPS, KEPT
@@ -274,8 +275,8 @@ def test_a_disk_that_is_full_ends_in_one_line_and_the_same_call_goes_on_after_sp
         with pytest.raises(Exception, match="disk is full") as caught:
             embed(pool, whole, tmp_path)
     found = own_error(caught.value)
-    assert type(found) is StageError
-    assert str(found).startswith(f"{tmp_path}/embed: the disk is full; make space")
+    assert type(found) is DiskFullError
+    assert re.match(rf"{tmp_path}/embed/\S+: the disk is full; make space", str(found))
     folder = tmp_path / "embed"
     kept = files_of(folder)
     assert len(Ledger(str(folder)).records(verify=True)) == 2

@@ -24,6 +24,7 @@ ORDER = [
         "evaluation",
         "reports",
         "listening",
+        "locks",
         "stages",
         "run_status",
     ),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pytest
 
 from raysem import ledger as ledger_module
 from raysem import storage
-from raysem.ledger import DoneRecord, Ledger, total
+from raysem.ledger import DoneRecord, Ledger, read_record, total
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -108,3 +109,31 @@ def test_totals_are_sums_over_shards(ledger: Ledger):
         "audio_seconds": 20.0,
     }
     assert total([]) == {"shards": 0, "rows": 0, "outcomes": {}, "work_seconds": 0.0, "audio_seconds": 0.0}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        "a",
+        {"rows": 1},
+        {"shard": "a", "rows": "1"},
+        {"shard": "a", "rows": 1, "outcomes": {"kept": None}},
+        {"shard": "a", "rows": 1, "outcomes": 5},
+        {"shard": "a", "rows": 1, "pages": 2},
+        {"shard": "b", "rows": 1},
+        {"shard": "a", "rows": 1, "check": "0123456789ab"},
+    ],
+)
+def test_what_is_no_record_is_a_value_error_and_makes_its_shard_again(ledger: Ledger, content: Any):
+    location = storage.join(ledger.folder, "done", "a.json")
+    storage.write_json(location, content)
+    with pytest.raises(ValueError, match=r"."):
+        read_record(location)
+    assert ledger.records() == {}
+
+
+def test_a_record_of_an_older_version_is_read(ledger: Ledger):
+    location = storage.join(ledger.folder, "done", "a.json")
+    storage.write_json(location, {"shard": "a", "rows": 4, "outcomes": {"kept": 4}, "attempt": 2})
+    assert read_record(location) == DoneRecord("a", 4, {"kept": 4})

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from raysem import storage
-from raysem.errors import StageError
+from raysem.errors import DiskFullError, StageError
 from raysem.ledger import DoneRecord, Ledger
 
 BYTES = 64 * 2**10
@@ -105,9 +105,10 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_of_a_file(tmp_path: Path):
         ledger = Ledger(str(tmp_path / "disk" / "stage"))
         written = finish(ledger, "a")
         finish(ledger, "b")
-        with pytest.raises(StageError) as caught:
+        with pytest.raises(DiskFullError) as caught:
             finish(ledger, "c")
-        assert str(caught.value).startswith(f"{ledger.folder}: the disk is full; make space, and the same command goes")
+        line = f"{ledger.file_of('c')}: the disk is full; make space, and the same command goes"
+        assert str(caught.value).startswith(line)
         assert len(str(caught.value).splitlines()) == 1
         assert set(ledger.records(verify=True)) == {"a", "b"}
         whole = {f"{kind}/{shard}.parquet" for kind in ("shards", "rejects") for shard in "ab"}
@@ -134,7 +135,7 @@ def test_a_file_that_does_not_fit_leaves_its_shard_unfinished(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", no_space)
-        with pytest.raises(StageError, match=r"the disk is full; .* \(No space left on device\)"):
+        with pytest.raises(DiskFullError, match=r"the disk is full; .* \(No space left on device\)"):
             ledger.plan(2) if full == "." else finish(ledger, "b", rows=2)
     assert set(ledger.records(verify=True)) == {"a"}
     new = files_below(tmp_path) - kept

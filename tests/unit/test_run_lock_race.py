@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raysem import storage
-from raysem.stages import LOCK, run_lock
+from raysem.locks import LOCK, run_lock
 
 ROUNDS = 20
 
@@ -21,7 +21,7 @@ ROUNDS = 20
 RACER = """
 import os, sys, time
 from raysem.errors import UserError
-from raysem.stages import run_lock
+from raysem.locks import run_lock
 print("ready", flush=True)
 for line in sys.stdin:
     output, moment = line.split()

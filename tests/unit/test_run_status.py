@@ -13,8 +13,9 @@ import pytest
 from raysem import storage
 from raysem.errors import UserError
 from raysem.ledger import DoneRecord, Ledger, total
+from raysem.locks import LOCK, run_lock
 from raysem.run_status import describe, read_status
-from raysem.stages import LOCK, PLAN, Stage, run_lock, run_stages, write_plan
+from raysem.stages import PLAN, Stage, run_stages, write_plan
 
 
 def embed(folder: str) -> dict[str, Any]:

@@ -15,8 +15,9 @@ import pytest
 from raysem import storage
 from raysem.errors import StorageError, UserError
 from raysem.ledger import DoneRecord, Ledger, total
+from raysem.locks import run_lock
 from raysem.run_status import describe, read_status
-from raysem.stages import Stage, run_lock, run_stages, write_plan
+from raysem.stages import Stage, run_stages, write_plan
 
 
 @pytest.fixture

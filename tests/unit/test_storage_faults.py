@@ -16,13 +16,14 @@ import pytest
 import soundfile
 from faulty_store import FaultyStore
 
-from raysem import stages, storage
+from raysem import locks, remote, storage
 from raysem.audio.decode import decode
 from raysem.corpora.shards import read_manifest, write_shards
 from raysem.errors import ClipError, ConfigError, StorageError, UserError
 from raysem.ledger import DoneRecord, Ledger
+from raysem.locks import read_lock, run_lock
+from raysem.remote import filesystem
 from raysem.runs.preflight import check_output, check_roots
-from raysem.stages import read_lock, run_lock
 from raysem.tables import CLIPS, conform
 
 KINDS = {"slow_down", "reset", "lost_answer", "truncated", "slow_body"}
@@ -34,7 +35,7 @@ def store(store_server: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> Iterato
     store_server.enter(monkeypatch)
     store_server.forget()
     store_server.share, store_server.seed, store_server.refused = 0.0, 0, ()
-    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
     fsspec.filesystem("s3").clear_instance_cache()
     yield store_server
@@ -93,7 +94,7 @@ def test_blocks_of_a_file_are_what_stands_there_wherever_it_is_sought(
         assert handle.read(5) == b""
     assert store.done["truncated"] >= 1
     assert store.done["slow_down"] >= 1
-    fs, path = storage.filesystem(f"{bucket}/x")
+    fs, path = filesystem(f"{bucket}/x")
     assert storage.digest_of(f"{bucket}/x") == storage.hashlib.sha256(content).hexdigest()
     assert fs.info(path)["size"] == len(content)
 
@@ -117,7 +118,7 @@ def test_tables_shards_and_single_row_groups_are_the_same_as_on_a_disk(store: An
 
 
 def test_a_large_file_goes_up_in_parts_and_comes_back_whole(store: Any, bucket: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(storage, "UPLOAD_PART_BYTES", 5 * 2**20)  # the least that S3 takes
+    monkeypatch.setattr(remote, "UPLOAD_PART_BYTES", 5 * 2**20)  # the least that S3 takes
     content = bytes_of(2, 21 * 2**20)
     for seed in range(2):
         store.share, store.seed = 0.4, seed
@@ -128,7 +129,7 @@ def test_a_large_file_goes_up_in_parts_and_comes_back_whole(store: Any, bucket: 
 
 
 def test_an_upload_whose_last_answer_was_lost_is_made_again(store: Any, bucket: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(storage, "UPLOAD_PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(remote, "UPLOAD_PART_BYTES", 5 * 2**20)
     content, next_fault, lost = bytes_of(3, 11 * 2**20), store.next_fault, []
 
     def lose(method: str, target: str) -> str | None:
@@ -202,7 +203,7 @@ def test_done_records_and_pending_shards_are_those_of_a_disk(store: Any, bucket:
 
 
 def test_one_driver_holds_the_lock_and_gives_it_back(store: Any, bucket: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stages.time, "sleep", lambda _: None)
+    monkeypatch.setattr(locks.time, "sleep", lambda _: None)
     store.share = 0.4
     for index in range(2):
         output = f"{bucket}/run_{index}"
@@ -256,12 +257,12 @@ def test_a_time_that_is_none_is_refused_by_name(store: Any, value: str, monkeypa
 def test_aws_variables_set_the_number_of_attempts(store: Any, bucket: str, monkeypatch: pytest.MonkeyPatch):
     storage.write_bytes(f"{bucket}/x", b"content")
     monkeypatch.setattr(store, "next_fault", lambda method, target: store.count(method) or "slow_down")
-    for variable, expected in (("", storage.S3_ATTEMPTS), ("2", 2)):
+    for variable, expected in (("", remote.S3_ATTEMPTS), ("2", 2)):
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", variable) if variable else None
         store.forget()
         with pytest.raises(StorageError, match=r"SlowDown.*, tried 3 times$|Busy.*, tried 3 times$"):
             storage.list_files(f"{bucket}/folder")
-        assert store.done["GET"] == storage.TRIES * expected
+        assert store.done["GET"] == remote.TRIES * expected
 
 
 def test_what_another_process_has_written_anew_is_read_at_its_new_length(store: Any, bucket: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+import time
 
 import fsspec
 import numpy as np
@@ -11,12 +12,14 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from raysem import stages, storage
+from raysem import locks, storage
 from raysem.audio.load import AudioSettings, load_clip
 from raysem.corpora.shards import read_manifest, write_shards
 from raysem.errors import ClipError, DataError, StorageError, UserError
 from raysem.ledger import DoneRecord, Ledger
-from raysem.stages import Stage, read_lock, run_lock, run_stages
+from raysem.locks import read_lock, run_lock
+from raysem.remote import filesystem
+from raysem.stages import Stage, run_stages
 from raysem.tables import CLIPS, conform
 
 
@@ -49,8 +52,16 @@ def test_files_are_written_listed_read_and_deleted(bucket: str):
         storage.read_bytes(f"{root}/nothing")
 
 
+def test_files_are_listed_with_the_second_in_which_they_were_written(bucket: str):
+    before = time.time()
+    storage.write_json(f"{bucket}/done/a.json", {})
+    (found,) = storage.write_times(f"{bucket}/done", ".json").items()
+    assert found == (f"{bucket}/done/a.json", pytest.approx(before, abs=60))
+    assert storage.write_times(f"{bucket}/nothing") == {}
+
+
 def test_a_folder_made_by_hand_and_one_of_the_same_name_below(bucket: str):
-    fs, _ = storage.filesystem(bucket)
+    fs, _ = filesystem(bucket)
     fs.touch(f"{bucket}/clips/")
     assert storage.list_files(f"{bucket}/clips") == []
     storage.write_text(f"{bucket}/clips/clips/x.txt", "x")
@@ -138,7 +149,7 @@ def test_stages_and_done_records_work_as_on_a_disk(bucket: str):
 
 
 def test_one_driver_holds_an_output(bucket: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stages.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: None)
     output = f"{bucket}/run"
     with run_lock(output):
         assert read_lock(output) is not None
@@ -152,15 +163,15 @@ def test_of_two_drivers_that_start_at_once_the_later_writer_holds_the_output(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ):
     output = f"{bucket}/run"
-    theirs = {"host": "elsewhere", "pid": 7, "began": 0.0, "beat": stages.time.time(), "token": "theirs"}
+    theirs = {"host": "elsewhere", "pid": 7, "began": 0.0, "beat": locks.time.time(), "token": "theirs"}
 
     def another_writes(seconds: float) -> None:
-        storage.write_json(f"{output}/{stages.LOCK}", theirs)
+        storage.write_json(f"{output}/{locks.LOCK}", theirs)
 
-    monkeypatch.setattr(stages.time, "sleep", another_writes)
+    monkeypatch.setattr(locks.time, "sleep", another_writes)
     with pytest.raises(UserError, match="process 7 on elsewhere"):
         run_lock(output).__enter__()
-    assert storage.read_json(f"{output}/{stages.LOCK}") == theirs
+    assert storage.read_json(f"{output}/{locks.LOCK}") == theirs
 
 
 def test_a_store_without_credentials_is_one_line(bucket: str, monkeypatch: pytest.MonkeyPatch):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from fsspec.spec import AbstractBufferedFile
 
-from raysem import storage
+from raysem import remote
 from raysem.audio import sources
 from raysem.audio.decode import decode
 from raysem.audio.load import AudioSettings, load_clip
@@ -66,7 +66,7 @@ class TroubledFileSystem(fsspec.AbstractFileSystem):
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     """`troubled://`, empty and without trouble; no pause before another try."""
     fsspec.register_implementation("troubled", TroubledFileSystem, clobber=True)
-    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.0)
     STORE.__init__()  # type: ignore[misc]
     return STORE
 
@@ -207,7 +207,7 @@ def test_a_local_disk_that_fails_in_the_middle_is_tried_again_and_then_said(
 
     path = str(audio_files[name])
     expected_CT = decode(path).samples_CT
-    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(sources, "open", FailingDisk, raising=False)
     FailingDisk.failures = 2
     np.testing.assert_array_equal(decode(path).samples_CT, expected_CT)

@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from tiny_training import on_two_ranks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from two_ranks import on_two_ranks
 
 from raysem.losses.contrastive import symmetric_contrastive_loss
 from raysem.losses.gather import gather, gather_with_gradient

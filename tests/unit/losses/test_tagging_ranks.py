@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import on_two_ranks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from two_ranks import on_two_ranks
 
 from raysem.losses.alignment import alignment_loss
 from raysem.losses.binary import binary_cross_entropy, binary_cross_entropy_with_logits

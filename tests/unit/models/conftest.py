@@ -1,5 +1,8 @@
+"""A tiny CLAP; puts `tiny_classifiers` on the path."""
+
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,8 @@ from raysem.audio.logmel import LogMelSettings
 from raysem.models.clap import Clap, ClapSettings
 from raysem.models.start import build_clap
 from raysem.text.encoder import TextEncoderSettings
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture

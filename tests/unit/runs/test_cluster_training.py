@@ -8,8 +8,10 @@ import pytest
 
 from raysem.config import build
 from raysem.errors import ConfigError
+from raysem.runs import cluster_training
 from raysem.runs.cluster import ClusterSettings
-from raysem.runs.cluster_training import trainings_at_once
+from raysem.runs.cluster_training import train_on_cluster, trainings_at_once
+from raysem.training.ray_worker import WorkerSettings
 
 
 def at_once(monkeypatch: pytest.MonkeyPatch, there: dict[str, float], **settings: Any) -> int:
@@ -51,3 +53,17 @@ def test_a_cluster_of_the_environment_is_a_cluster(monkeypatch: pytest.MonkeyPat
 def test_none_at_once_is_refused():
     with pytest.raises(ConfigError, match=r"trainings_at_once: expected greater than 0, got 0$"):
         build(ClusterSettings, {"trainings_at_once": 0})
+
+
+def test_fewer_workers_may_do_where_the_recipe_says_so(monkeypatch: pytest.MonkeyPatch):
+    asked: list[WorkerSettings] = []
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 5.0})
+    monkeypatch.setattr(cluster_training, "run_training", lambda spec, workers: asked.append(workers))
+    for settings in ({}, {"training_workers": 4}, {"training_workers": 4, "training_min_workers": 2}):
+        train_on_cluster(None, build(ClusterSettings, settings))  # type: ignore[arg-type]
+    assert [list(workers.world_sizes) for workers in asked] == [[1], [4], [2, 3, 4]]
+
+
+def test_more_workers_at_least_than_at_most_are_refused():
+    with pytest.raises(ConfigError, match="training_min_workers 3 is more than training_workers 2"):
+        build(ClusterSettings, {"training_workers": 2, "training_min_workers": 3})

@@ -93,6 +93,20 @@ def test_a_batch_is_shared_evenly_by_the_workers(tmp_path: Path):
         checked(tmp_path, **workers, **batches, variants=variants)
 
 
+def test_a_batch_is_shared_evenly_by_as_many_workers_as_there_may_be(tmp_path: Path):
+    few = {"training_workers": 4, "training_cpus_per_worker": 1, "local_cpus": 8}
+    batches = {"teacher.training.batch_size": 12, "student.training.batch_size": 12}
+    assert checked(tmp_path, cluster=few | {"training_min_workers": 1}, **batches) == []
+    batches |= {"student.training.batch_size": 16}
+    assert checked(tmp_path, cluster=few, **batches) == []
+    reason = (
+        r"^student\.training\.batch_size: 16 is no multiple of 3 workers \(cluster\.training_min_workers is 2\) x "
+        r"accumulation = 3$"
+    )
+    with pytest.raises(ConfigError, match=reason):
+        checked(tmp_path, cluster=few | {"training_min_workers": 2}, **batches)
+
+
 @pytest.mark.parametrize(
     ("cluster", "reason"),
     [

@@ -15,10 +15,11 @@ import pytest
 from raysem import config, storage
 from raysem.config import Settings
 from raysem.errors import ClipError, ConfigError, DataError, StageError
+from raysem.locks import LOCK
 from raysem.runs import launch
 from raysem.runs.curate_and_train import JOB
 from raysem.runs.launch import Job, main, own_error
-from raysem.stages import LOCK, Stage
+from raysem.stages import Stage
 
 Run = Callable[..., tuple[int, str, str]]
 

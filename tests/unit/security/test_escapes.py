@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysem import storage
 from raysem.audio.load import load_clip
 from raysem.corpora.folder import FolderOptions, read_folder
 from raysem.corpora.parquet import read_parquet
 from raysem.corpora.webdataset import read_webdataset
 from raysem.errors import ClipError, DataError, StorageError
+from raysem.remote import filesystem
 
 OUTSIDE = [
     "../other/a.wav",
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_audio_is_an_outcome_that_shows_nothing_of_it(tmp_path
 )
 def test_no_location_chains_filesystems(location: str):
     with pytest.raises(StorageError, match=r"chains filesystems; refused|no filesystem for this scheme"):
-        storage.filesystem(location)
+        filesystem(location)
 
 
 def test_a_pipe_or_a_device_is_no_clip(tmp_path: Path):

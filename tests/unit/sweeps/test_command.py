@@ -12,7 +12,7 @@ import ray
 
 from raysem import storage
 from raysem.errors import StageError
-from raysem.stages import LOCK
+from raysem.locks import LOCK
 from raysem.sweeps import command
 from raysem.sweeps.command import main
 

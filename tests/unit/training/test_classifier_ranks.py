@@ -19,8 +19,8 @@ from tiny_classifying import (
     write_labelled,
 )
 from tiny_tagging import tagged_loader
-from tiny_training import on_two_ranks
 from torch.nn.parallel import DistributedDataParallel
+from two_ranks import on_two_ranks
 
 from raysem.audio.augment import AUDIOCLIP_AUGMENTATION
 from raysem.errors import DataError

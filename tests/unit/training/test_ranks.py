@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import CAPTIONS, CROP_SAMPLES, TinyNetwork, on_two_ranks, run_tiny, tiny_settings, write_data
+from tiny_training import CAPTIONS, CROP_SAMPLES, TinyNetwork, run_tiny, tiny_settings, write_data
 from torch.nn.parallel import DistributedDataParallel
+from two_ranks import on_two_ranks
 
 from raysem.errors import ConfigError
 from raysem.losses.gather import gather, gather_with_gradient

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import StopAt, TinyNetwork, on_two_ranks, run_tiny, tiny_settings, write_data, write_pairs
+from tiny_training import StopAt, TinyNetwork, run_tiny, tiny_settings, write_data, write_pairs
+from two_ranks import on_two_ranks
 
 from raysem import storage
 from raysem.errors import ConfigError, StorageError
+from raysem.remote import filesystem
 from raysem.tables import REJECTS
 from raysem.training.context import LocalContext, TrainingError, TrainingStorageError
 from raysem.training.objective import ObjectiveSettings
@@ -165,7 +167,7 @@ def test_a_resumed_run_is_not_told_from_a_store_that_fails_that_there_is_no_chec
     data = write_data(tmp_path / "data")
     with pytest.raises(KeyboardInterrupt):
         run_tiny("memory://rejects/one", data=data, wrap_objective=lambda objective: StopAt(objective, 6))
-    fs, _ = storage.filesystem("memory://rejects")
+    fs, _ = filesystem("memory://rejects")
     with monkeypatch.context() as patched:
         patched.setattr(type(fs), "cat_file", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("reset")))
         with pytest.raises(StorageError, match="ConnectionError: reset"):

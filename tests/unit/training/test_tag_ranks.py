@@ -20,8 +20,8 @@ from tiny_tagging import (
     write_data,
     write_tagged,
 )
-from tiny_training import on_two_ranks
 from torch.nn.parallel import DistributedDataParallel
+from two_ranks import on_two_ranks
 
 from raysem.audio.augment import AugmentSettings
 from raysem.errors import DataError, StorageError

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import io
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -207,24 +203,3 @@ class NotFiniteAt(StopAt):
         if self.calls != self.call:
             return measured
         return replace(measured, losses={name: loss * float("nan") for name, loss in measured.losses.items()})
-
-
-def on_two_ranks(job: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
-    """What `job(rank, *arguments)` returns on each rank of a gloo group of two processes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "rendezvous").unlink(missing_ok=True)
-    mp.spawn(_rank, args=(job, folder, arguments), nprocs=2)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
-
-
-def _rank(rank: int, job: Callable[..., Any], folder: Path, arguments: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
-    # A file: a free port that was looked up may be taken by the time the ranks bind it.
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2)
-    try:
-        torch.save(job(rank, *arguments), folder / f"rank{rank}.pt")
-        dist.barrier()  # none leaves while the other still speaks
-    finally:
-        gc.collect()  # what an error's traceback held of the group goes before the group
-        dist.destroy_process_group()
-    os._exit(0)  # the result is written; torch's own threads have aborted a process that ends in its usual way
