@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 ROW_GROUP_BYTES = 16 * 2**20  # whoever reads a few rows reads their row group whole: training does, row by row
 MAX_ROW_GROUP_ROWS = 65_536
+PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Ledger:
 
     def plan(self, num_shards: int) -> None:
         """Note how many shards there are to make, for whoever watches."""
-        storage.write_json(storage.join(self.folder, "plan.json"), {"shards": num_shards})
+        storage.write_json(storage.join(self.folder, PLAN), {"shards": num_shards})
 
     def finish(self, record: DoneRecord, tables: Mapping[str, pa.Table]) -> DoneRecord:
         """Write the shard's tables (by kind), then its record with their digests."""
@@ -82,6 +83,15 @@ class Ledger:
         """The shards that still have to be made, in the order given; see `records` for `verify`."""
         done = self.records(verify=verify)
         return [shard for shard in shards if shard not in done]
+
+    def is_damaged(self) -> bool:
+        """Whether a shard that was planned, or has a record, is not there as it was written; reads every file."""
+        noted = storage.list_files(storage.join(self.folder, "done"), ".json")
+        try:
+            planned = int(storage.read_json(storage.join(self.folder, PLAN))["shards"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            planned = 0
+        return len(self.records(verify=True)) < max(planned, len(noted))
 
     def _read(self, location: storage.Location) -> DoneRecord | None:
         try:

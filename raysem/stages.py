@@ -22,6 +22,7 @@ from typing import Any
 
 from raysem import config, storage
 from raysem.errors import UserError
+from raysem.ledger import Ledger
 from raysem.locks import stage_lock
 from raysem.logs import duration
 
@@ -100,6 +101,7 @@ def run_stages(
     *,
     until: str | None = None,
     fresh: bool = False,
+    verify: bool = False,
     connect: Callable[[], None] | None = None,
     at_once: Callable[[], int] | None = None,
     shared: bool = False,
@@ -112,6 +114,7 @@ def run_stages(
     Args:
         until: stop after the last stage whose name is this, or begins with it and a slash.
         fresh: remove the folders of these stages first.
+        verify: a finished stage whose shards are not as their records say is run again, which makes only those.
         connect: called once, before the first stage that has to run and needs the cluster.
         at_once: how many stages of one group may run at the same time; asked before a group of which two or more have
             to run, after `connect` where one of them needs the cluster. None, and 1, run every stage in this thread.
@@ -125,12 +128,22 @@ def run_stages(
     if fresh:
         for stage in chosen:
             storage.delete(stage.folder(output))
+    if verify:
+        for stage in chosen:
+            _reopen_if_damaged(stage, output)
     join = functools.cache(connect or (lambda: None))
     places = [_Place(stage, stage.folder(output), f"[{i}/{len(chosen)}]", shared) for i, stage in enumerate(chosen, 1)]
     results: dict[str, StageResult] = {}
     for _, group in itertools.groupby(places, key=lambda place: place.stage.group or place):
         results |= _run_group(list(group), output, join, at_once)
     return results
+
+
+def _reopen_if_damaged(stage: Stage, output: storage.Location) -> None:
+    folder = stage.folder(output)
+    if done_record(stage, output) is not None and Ledger(folder).is_damaged():
+        log.warning("%s: not as it was written; what is damaged is made again", stage.name)
+        storage.delete(storage.join(folder, DONE))
 
 
 @dataclass(frozen=True)

@@ -234,9 +234,9 @@ def write_json(location: Location, content: Any) -> None:
 
 
 def write_table(location: Location, table: pa.Table, *, row_group_rows: int = 65_536) -> None:
-    """Write one whole Parquet file, the same bytes for the same table."""
+    """Write one whole Parquet file, the same bytes for the same table; each of its pages has a checksum."""
     with whole_file(location) as handle:
-        pq.write_table(table, handle, compression="zstd", row_group_size=row_group_rows)
+        pq.write_table(table, handle, compression="zstd", row_group_size=row_group_rows, write_page_checksum=True)
 
 
 def read_table(location: Location, columns: Sequence[str] | None = None) -> pa.Table:
@@ -262,7 +262,7 @@ def open_parquet(file: Location, columns: Sequence[str] | None = None) -> Iterat
     """
     try:
         with open_read(file) as handle:
-            parquet = pq.ParquetFile(handle)
+            parquet = pq.ParquetFile(handle, page_checksum_verification=True)
             refuse_python_types(parquet.schema_arrow, file)
             absent = [name for name in columns or () if name not in parquet.schema_arrow.names]
             if absent:
@@ -273,7 +273,7 @@ def open_parquet(file: Location, columns: Sequence[str] | None = None) -> Iterat
     except StorageError:
         raise
     except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and (error.errno is not None or "deserializ" not in str(error)):
+        if isinstance(error, OSError) and error.errno is not None:
             raise trouble(file, error) from error  # Arrow has OSErrors without a number for damaged bytes
         raise DataError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
 

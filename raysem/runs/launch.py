@@ -67,6 +67,9 @@ def parser_of(job: Job) -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="DIR", help=f"local or s3:// (default: {job.default_output})")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     parser.add_argument("--fresh", action="store_true", help="run every stage again")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare finished shards with their digests, make again what is damaged"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the recipe and the stages, run nothing")
     return parser
 
@@ -181,7 +184,10 @@ def _run(job: Job, options: argparse.Namespace) -> int:
             job.connect(recipe)
 
         at_once = partial(job.at_once, recipe) if job.at_once is not None else None
-        results = run_stages(stages, output, until=options.until, fresh=options.fresh, connect=connect, at_once=at_once)
+        results = run_stages(
+            stages, output, until=options.until, fresh=options.fresh, verify=options.verify, connect=connect,
+            at_once=at_once,
+        )  # fmt: skip
         job.finish(results, output)
     print(_closing(results, output, time.monotonic() - began))
     return 0

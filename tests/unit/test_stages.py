@@ -3,10 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from raysem import storage
 from raysem.errors import StageError, UserError
+from raysem.ledger import DoneRecord, Ledger
 from raysem.stages import DONE, PLAN, Stage, done_record, in_order, run_stages, stages_until, write_plan
 
 
@@ -48,6 +50,38 @@ def test_a_digest_covers_name_settings_revision_and_inputs_but_not_the_function(
     assert Stage("b", nothing, {"x": 1}).digest != base.digest
     assert Stage("a", nothing, {"x": 1}, revision=2).digest != base.digest
     assert Stage("a", nothing, {"x": 1}, inputs=[base]).digest != base.digest
+
+
+def test_verifying_runs_again_a_finished_stage_with_a_damaged_shard_and_no_other(tmp_path: Path):
+    made: list[tuple[str, list[str]]] = []
+
+    def sharded(name: str) -> Stage:
+        def run(folder: str) -> dict[str, Any]:
+            ledger = Ledger(folder)
+            ledger.plan(3)
+            pending = ledger.pending(["one", "two", "three"])
+            made.append((name, pending))
+            for shard in pending:
+                ledger.finish(DoneRecord(shard, 1, {"kept": 1}), {"shards": pa.table({"a": [shard]})})
+            return {}
+
+        return Stage(name, run)
+
+    stages, output = [sharded("a"), sharded("b"), Stage("c", nothing)], str(tmp_path)
+    run_stages(stages, output)
+    made.clear()
+    run_stages(stages, output, verify=True)
+    assert made == []
+    file = Path(stages[1].folder(output)) / "shards" / "two.parquet"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    (Path(stages[1].folder(output)) / "done" / "three.json").unlink()
+    assert all(result.skipped for result in run_stages(stages, output).values())
+    results = run_stages(stages, output, verify=True)
+    assert made == [("b", ["two", "three"])]
+    assert [name for name, result in results.items() if not result.skipped] == ["b"]
+    assert file.read_bytes() != content
 
 
 def test_a_change_reaches_the_stages_below_it_only(calls: Calls):

@@ -3,8 +3,10 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -170,6 +172,23 @@ def test_a_damaged_table_is_one_line_with_its_name(damage: str, tmp_path: Path):
     with pytest.raises(DataError, match=r"x\.parquet: not a readable Parquet file") as error:
         storage.read_table(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_no_flipped_bit_of_a_table_s_pages_is_read_as_another_value(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    table = pa.table({"a": rng.standard_normal(20_000).astype("f4"), "b": [f"text {i % 97}" for i in range(20_000)]})
+    file = tmp_path / "a.parquet"
+    storage.write_table(str(file), table, row_group_rows=5_000)
+    content, harmless = file.read_bytes(), 0
+    for at in rng.integers(4, len(content) - 4_000, 40):  # the footer at the end has no checksum
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        file.write_bytes(damaged)
+        with suppress(DataError):
+            # It may lie in a part of a page's header that says nothing of its values.
+            assert storage.read_table(str(file)).equals(table)
+            harmless += 1
+    assert harmless < 10
 
 
 def test_an_error_of_the_reader_of_an_open_file_stays_what_it_is(tmp_path: Path):
