@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import Sequence
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from raysem.config import Settings
 from raysem.curation.ray_stages import WorkerSettings
@@ -33,6 +33,9 @@ class ClusterSettings(Settings):
     training_min_workers: PositiveInt | None = None
     """Training begins and goes on with as few workers as this where the cluster has no room for `training_workers`, and
     takes more as machines come; null: no fewer. The batches are the same ones, shared by those that are there."""
+    training_max_failures: NonNegativeInt = 2
+    """Groups of workers that may die, by a lost machine too, in one training run of this driver; the next group goes on
+    from the last checkpoint. A machine whose loss was announced counts for nothing."""
     training_cpus_per_worker: float = Field(1.0, gt=0)
     training_on_gpus: bool | None = None
     """One GPU for each training worker; null: where the cluster has GPUs."""

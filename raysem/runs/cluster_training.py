@@ -36,5 +36,6 @@ def _workers(cluster: ClusterSettings) -> WorkerSettings:
         num_workers=cluster.training_workers,
         min_workers=cluster.training_min_workers,
         cpus_per_worker=cluster.training_cpus_per_worker,
+        max_failures=cluster.training_max_failures,
         use_gpu=on_gpus if on_gpus is not None else ray.cluster_resources().get("GPU", 0) >= 1,
     )

@@ -51,6 +51,11 @@ class TrainContext(Protocol):
         """Publish metrics of a held-out evaluation; called equally often on every rank."""
         ...
 
+    def loses_machine(self) -> bool:
+        """Whether a machine of the group is about to be taken away; called equally often on every rank, where the
+        answer is the same."""
+        ...
+
     def cluster_batches(self, plan: StepPlan, examples: Examples, settings: TrainingSettings) -> Batches:
         """This rank's batches, whose clips other machines decode; ConfigError where there are none."""
         ...
@@ -76,29 +81,37 @@ class LocalContext:
     def report(self, metrics: Mapping[str, float]) -> None:
         """Nobody listens; the metrics file has them."""
 
+    def loses_machine(self) -> bool:
+        """Nobody would say so."""
+        return False
+
     def cluster_batches(self, plan: StepPlan, examples: Examples, settings: TrainingSettings) -> Batches:
         """ConfigError: there is no cluster here."""
         raise ConfigError("training.decode: cluster needs a run on Ray; in a process of its own it is worker")
 
 
-def stop_together(error: RaysemError | None, context: TrainContext) -> None:
+def stop_together(error: RaysemError | None, context: TrainContext, *, asks: bool = False) -> bool:
     """Raise on every rank when any of them comes with an `error`; called on every rank.
+
+    Returns whether any rank `asks`: so a question that all must put together is agreed on at no further cost.
 
     Raises:
         TrainingError: with the line of the first rank that has one; TrainingStorageError for a StorageError.
     """
     errors = [error]
     if in_group():
-        failed = torch.tensor([error is not None], dtype=torch.int32, device=context.device)
-        dist.all_reduce(failed)
-        if not failed.item():
-            return
+        counts = torch.tensor([error is not None, asks], dtype=torch.int32, device=context.device)
+        dist.all_reduce(counts)
+        num_failed, num_asking = counts.tolist()
+        if not num_failed:
+            return num_asking > 0
         errors = [None] * context.world_size
         dist.all_gather_object(errors, error)
     for found in errors:
         if found is not None:
             kind = TrainingStorageError if isinstance(found, StorageError) else TrainingError
             raise kind(str(found)) from found
+    return asks
 
 
 def available_cores() -> int:

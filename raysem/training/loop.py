@@ -27,6 +27,7 @@ from raysem.training.metrics_log import MetricsLog
 from raysem.training.network import WrappedNetwork, freeze_unreached
 from raysem.training.objective import Objective
 from raysem.training.optimizer import WeightUpdates
+from raysem.training.preemption import PreemptedError, PreemptionWatch
 from raysem.training.rejects import TrainingRejects
 from raysem.training.run import CHECKPOINTS, MODEL, RESULT, TrainingResult, TrainingRun, finished_result
 from raysem.training.weight_average import WeightAverage
@@ -44,6 +45,7 @@ def train(model: nn.Module, objective: Objective, run: TrainingRun, context: Tra
     Raises:
         ConfigError: the settings cannot work, or `output` holds another run.
         TrainingError: training cannot go on; TrainingStorageError where clips or pairs cannot be reached.
+        PreemptedError: it can, on other machines: what was reached is saved.
     """
     finished = finished_result(run)
     if finished is not None:
@@ -71,7 +73,8 @@ class _Run:
         self._rejects = TrainingRejects(run.output, context, max_share=settings.max_unusable_share)
         self._window = LogWindow()
         self._metrics: MetricsLog | None = None
-        self._done = 0
+        self._preemption = PreemptionWatch(context)
+        self._done = self._saved = 0
         self._best_step: int | None = None
         self._best_metrics: dict[str, float] = {}
         self._seconds_before = 0.0
@@ -91,7 +94,10 @@ class _Run:
             self._model.train()
             with closing(self._inputs.batches.batches(self._done, settings.steps)) as batches:
                 while self._done < settings.steps:
-                    self._step(self._next_parts(batches))
+                    parts, asks = self._next_parts(batches)
+                    if asks and self._preemption.announced():
+                        self._leave()
+                    self._step(parts)
                     self._done += 1
                     self._after_step()
             self._rejects.share(self._done)
@@ -99,15 +105,17 @@ class _Run:
 
     # One step
 
-    def _next_parts(self, batches: Iterator[list[ClipBatch]]) -> list[ClipBatch]:
-        """This rank's parts of the next batch; what stops the loader of one rank stops all ranks here."""
+    def _next_parts(self, batches: Iterator[list[ClipBatch]]) -> tuple[list[ClipBatch], bool]:
+        """This rank's parts of the next batch, and whether it is time to ask for a preemption, of which ranks agree.
+
+        What stops the loader of one rank stops all ranks here.
+        """
         parts, error = list[ClipBatch](), None
         try:
             parts = next(batches)
         except RaysemError as caught:
             error = caught
-        stop_together(error, self._context)
-        return parts
+        return parts, stop_together(error, self._context, asks=self._preemption.is_due)
 
     def _step(self, parts: list[ClipBatch]) -> None:
         self._updates.begin(self._done)
@@ -221,7 +229,14 @@ class _Run:
     def _averaged(self) -> AbstractContextManager:
         return self._average.applied(self._model) if self._average is not None else nullcontext()
 
+    def _leave(self) -> None:
+        """Save what is not saved yet, and end this attempt."""
+        if self._done > self._saved:
+            self._checkpoint()
+        raise PreemptedError(self._done)
+
     def _checkpoint(self) -> None:
+        self._saved = self._done
         self._rejects.share(self._done)
         if self._metrics is None:
             return
@@ -256,7 +271,8 @@ class _Run:
             self._average.load(checkpoint.tensors["average"])
         self._window.load(state["window"])
         self._rejects.load(state["rejects"])
-        self._done, self._best_step, self._best_metrics = checkpoint.step, state["best_step"], state["best_metrics"]
+        self._done = self._saved = checkpoint.step
+        self._best_step, self._best_metrics = state["best_step"], state["best_metrics"]
         self._seconds_before = state["train_seconds"]
         log.info("rank %d goes on after step %d of %d", self._context.rank, self._done, self._settings.steps)
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -28,6 +28,7 @@ from raysem.training.context import TrainContext, TrainingError
 from raysem.training.examples import Examples
 from raysem.training.loader import Batches
 from raysem.training.plan import StepPlan
+from raysem.training.preemption import PreemptedError
 from raysem.training.ray_batches import ClusterBatches, cpus_per_task
 from raysem.training.run import TrainingResult, check_shares
 from raysem.training.settings import TrainingSettings
@@ -37,18 +38,38 @@ log = logging.getLogger(__name__)
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 START_SECONDS = 1800
 """How long a worker group may wait for its machines: a cloud takes minutes for one with a GPU, Ray Train takes one."""
+ELASTIC_START_SECONDS = 60
+"""The same where fewer workers would do: Ray Train then asks only for what it takes to be there, but counts a machine
+that is about to be taken away, and after this time it counts again."""
 
 
 class WorkerSettings(Settings):
     """The processes of a training run."""
 
     num_workers: PositiveInt = 1
+    min_workers: PositiveInt | None = None
+    """As few as this may begin and go on where there is no room for `num_workers`; null: no fewer."""
+    resize_seconds: PositiveFloat = 60.0
+    """How often such a group looks whether there is room for more. What it did since its last checkpoint is done again
+    when it grows."""
     use_gpu: bool = False
     """One GPU for each worker."""
     cpus_per_worker: float = Field(1.0, gt=0)
     """Reserved in Ray; a fraction lets two workers fit on a small machine. Torch's threads follow the real cores."""
     max_failures: NonNegativeInt = 2
-    """Worker groups that may die; each next one goes on from the last checkpoint."""
+    """Worker groups that may die; each next one goes on from the last checkpoint. Those that hear of it before count
+    for nothing."""
+
+    @model_validator(mode="after")
+    def _check_min_workers(self) -> WorkerSettings:
+        if (self.min_workers or 0) > self.num_workers:
+            raise ValueError(f"min_workers {self.min_workers} is more than num_workers {self.num_workers}")
+        return self
+
+    @property
+    def world_sizes(self) -> Sequence[int]:
+        """How many workers there may be at a time."""
+        return range(self.min_workers or self.num_workers, self.num_workers + 1)
 
 
 class Trainable(Protocol):
@@ -94,6 +115,10 @@ class _RayContext:
         """To Ray Train's callbacks. No checkpoint goes with it: ours are our own, and Ray's would resume by itself."""
         ray.train.report(dict(metrics))
 
+    def loses_machine(self) -> bool:
+        """What Ray Train heard of drained nodes; the first rank's word, through an actor."""
+        return ray.train.get_preemption_info() is not None
+
     def cluster_batches(self, plan: StepPlan, examples: Examples, settings: TrainingSettings) -> Batches:
         """This rank's batches by tasks on the cluster's CPUs."""
         reserved = self.world_size * ray.get_runtime_context().get_assigned_resources().get("CPU", 0.0)
@@ -113,14 +138,31 @@ def run_training(spec: Trainable, workers: WorkerSettings) -> TrainingResult:
     """Train `spec` with Ray Train in the running Ray session, and wait for its end.
 
     Ray Train keeps its own records in `<output>/ray`, which is removed when all went well.
+
+    Raises:
+        ConfigError: as many workers as there may be cannot share a batch equally.
     """
-    check_shares(spec.training, workers.num_workers)
+    for world_size in workers.world_sizes:
+        check_shares(spec.training, world_size)
     records = storage.join(storage.absolute(spec.output), "ray")
+    # Ray Train's own way would be to train on until the machine is gone, and only then to begin again elsewhere.
+    while isinstance(returned := _fit(spec, workers, records), PreemptedError):
+        log.warning("%s: %s", spec.name, returned)
+    if isinstance(returned, RaysemError):
+        raise returned
+    storage.delete(records)
+    return returned
+
+
+def _fit(spec: Trainable, workers: WorkerSettings, records: storage.Location) -> TrainingResult | RaysemError:
+    """What the first rank returned, of the last worker group."""
+    sizes = workers.world_sizes
     trainer = TorchTrainer(
         _train_worker,  # type: ignore[arg-type] # it returns its result
         train_loop_config={"spec": spec},
         scaling_config=ScalingConfig(
-            num_workers=workers.num_workers,
+            num_workers=sizes[0] if len(sizes) == 1 else (sizes[0], sizes[-1]),  # type: ignore[arg-type] # as below
+            elastic_resize_monitor_interval_s=workers.resize_seconds,  # type: ignore[call-arg] # of Train V2
             use_gpu=workers.use_gpu,
             resources_per_worker={"CPU": workers.cpus_per_worker, **({"GPU": 1} if workers.use_gpu else {})},
         ),
@@ -131,17 +173,15 @@ def run_training(spec: Trainable, workers: WorkerSettings) -> TrainingResult:
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )
-    os.environ.setdefault(START_TIMEOUT, str(START_SECONDS))  # Ray Train hands it on to its controller
+    # Ray Train hands it on to its controller.
+    os.environ.setdefault(START_TIMEOUT, str(START_SECONDS if len(sizes) == 1 else ELASTIC_START_SECONDS))
     try:
         with _own_interrupt():
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _own_error(error, spec) from error
     returned = result.return_value  # type: ignore[attr-defined] # of Train V2, which the stubs do not know
-    if isinstance(returned, RaysemError):
-        raise returned
-    assert isinstance(returned, TrainingResult)
-    storage.delete(records)
+    assert isinstance(returned, TrainingResult | RaysemError)
     return returned
 
 
@@ -163,6 +203,8 @@ def _train_worker(config: dict[str, Any]) -> TrainingResult | RaysemError:
     _quieten_ray()
     try:
         return config["spec"].train(_RayContext.current())
+    except PreemptedError as notice:
+        return notice
     except TrainingError as error:
         # Every rank stops at the same step, and would again (a store was tried more than once): no new workers for it.
         log.error("%s", error)

@@ -2,74 +2,35 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 import torch
+from tiny_student import spec_settings
 
 from raysem import tables
-from raysem.audio.logmel import LogMelSettings
 from raysem.errors import ConfigError, DataError, StageError, StorageError
 from raysem.models.checkpoint import load_model
-from raysem.models.clap import ClapSettings
-from raysem.text.encoder import TextEncoderSettings
 from raysem.training import ray_worker
 from raysem.training.objective import ObjectiveSettings
 from raysem.training.ray_worker import WorkerSettings, _own_interrupt, run_training
-from raysem.training.settings import TrainingSettings
 from raysem.training.spec import TrainingSpec, train_in_process
 
 pytestmark = pytest.mark.ray
 
-SAMPLE_RATE = 16_000
 WORKER = WorkerSettings(cpus_per_worker=0.5, max_failures=0)
-
-
-def write_pairs(path: Path, num_clips: int, seed: int) -> str:
-    generator = np.random.default_rng(seed)
-    rows = []
-    for i in range(num_clips):
-        time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
-        samples = np.sin(2 * np.pi * 200 * (1 + i % 4) * time) + 0.1 * generator.standard_normal(len(time))
-        buffer = io.BytesIO()
-        soundfile.write(buffer, 0.4 * samples, SAMPLE_RATE, format="WAV")
-        captions = [f"a {('dog', 'cat', 'rain', 'siren')[i % 4]} sounds loud"]
-        rows.append({"clip_id": f"{path.stem}-{i:03d}", "audio": {"bytes": buffer.getvalue()}, "captions": captions})
-    pq.write_table(tables.conform(pa.Table.from_pylist(rows), tables.CLIPS, str(path)), path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> dict[str, Any]:
     """A spec without its output: a CLAP of a few kilobytes on 24 clips of a second."""
-    folder = tmp_path_factory.mktemp("pairs")
-    return {
-        "sources": (write_pairs(folder / "main.parquet", 24, 0),),
-        "held_out": (write_pairs(folder / "held_out.parquet", 8, 1),),
-        "seed": 3,
-        "model": ClapSettings(
-            audio_encoder="cnn14_tiny",
-            audio_channels=(4, 4, 4, 8, 16, 32),
-            embedding_dropout=0.1,
-            log_mel=LogMelSettings(sample_rate=SAMPLE_RATE, max_hz=8000.0),
-            crop_seconds=0.8,
-            embedding_width=16,
-            text=TextEncoderSettings(name=str(bert_folder), max_tokens=16),
-        ),
-        "training": TrainingSettings(
-            steps=6, batch_size=8, learning_rate=1e-3, evaluate_every_steps=3, checkpoint_every_steps=2,
-            log_every_steps=1, torch_threads=1, tensorboard=False,
-        ),
-    }  # fmt: skip
+    return spec_settings(tmp_path_factory.mktemp("pairs"), bert_folder)
 
 
 def weights_of(output: Path) -> dict[str, torch.Tensor]:
@@ -160,6 +121,8 @@ def test_errors_of_the_workers_arrive_as_themselves(settings: dict[str, Any], tm
         run_training(spec, WORKER)
     with pytest.raises(ConfigError, match=r"training.batch_size: 8 .* by 3 workers"):
         run_training(spec, WorkerSettings(num_workers=3))
+    with pytest.raises(ConfigError, match=r"training.batch_size: 8 .* by 3 workers"):
+        run_training(spec, WorkerSettings(num_workers=4, min_workers=2))
     absent = TrainingSpec(output=str(tmp_path / "absent"), **settings | {"sources": (str(tmp_path / "no.parquet"),)})
     with pytest.raises(DataError, match=r"no\.parquet: no such file"):
         run_training(absent, WORKER)
