@@ -16,6 +16,11 @@ import ray
 log = logging.getLogger(__name__)
 
 DASHBOARD = "RAY_API_SERVER_ADDRESS"
+OF_ONE_MACHINE = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # each report of a rank waits for the next look, and so does the end
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away; it is a process of its own
+}
+"""What Ray Train does otherwise for a cluster. What the user has set stays."""
 GRACE_SECONDS = 5.0
 """How long a process of Ray may take to end by itself; most take less than one."""
 
@@ -32,6 +37,8 @@ def start(**settings: Any) -> None:
     before = set(psutil.Process().children())
     port = _free_port()
     os.environ[DASHBOARD] = f"http://127.0.0.1:{port}"
+    for name, value in OF_ONE_MACHINE.items():
+        os.environ.setdefault(name, value)
     # "local": without an address Ray would join whatever `ray start` left on this machine, and refuse num_cpus there.
     ray.init(address="local", include_dashboard=True, dashboard_port=port, **settings)
     started = [process for process in psutil.Process().children() if process not in before]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import importlib
 import json
 import os
 import re
@@ -11,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -21,12 +23,34 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
+HELD_PROCESS = Path(__file__).parents[1] / "support" / "held_process"
 TIMEOUT_SECONDS = 540
+JOBS = {"train_spa": "raysem.runs.tagging", "train_semanticac": "raysem.runs.classification"}
+
+
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder below the root of all test processes, filled by the first of them that asks; the others only read it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each process has a folder of its own there
+        root = root.parent
+    folder, whole = root / name, root / f"{name}.whole"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            whole.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
 def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT of width 32 that knows every word of the synthetic captions."""
+    return made_once(tmp_path_factory, "text_encoder", save_text_encoder)
+
+
+def save_text_encoder(folder: Path) -> None:
     import torch
     from transformers import BertConfig, BertModel
 
@@ -38,7 +62,6 @@ def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [plan.text for plan in plan_captions(plan_clips(settings)["teacher"], settings)]
     words = sorted({word for text in [*texts, *SOUNDS] for word in re.findall(r"[a-z]+|[^\sa-z]", text.lower())})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    folder = tmp_path_factory.mktemp("text_encoder")
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     torch.manual_seed(0)
@@ -52,7 +75,6 @@ def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         initializer_range=0.5,
     )
     BertModel(config).save_pretrained(folder)
-    return folder
 
 
 def _hears_ctrl_c() -> None:
@@ -69,6 +91,7 @@ class JobScript:
     name: str = "curate_and_train"
     recipe: str = "smoke.yaml"
     encoder_key: str = "teacher.model.text.name"
+    more_environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -80,6 +103,11 @@ class JobScript:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
             "OMP_NUM_THREADS": "1",
+            # Much of a run is processes that import torch: those that are idle are kept for the next stage.
+            "RAY_idle_worker_killing_time_threshold_ms": "600000",
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+            "RAY_worker_niceness": "0",  # else the other test process wins, whatever it does
+            **self.more_environment,
         }
 
     def arguments(self, output: Path | str, *more: str) -> list[str]:
@@ -119,6 +147,29 @@ class JobScript:
             self.kill(process)
             raise
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def start_and_kill(self, output: Path, held: str, *more: str, count: int = 1) -> list[Path]:
+        """Start it, and kill it and its Ray once `count` processes are in the middle of a file; returns those files.
+
+        Args:
+            held: a pattern of the files, below `output`.
+        """
+        notes = output.with_name(f"held-{len(list(output.parent.glob('held-*')))}")
+        notes.mkdir()
+        hold = {
+            "PYTHONPATH": os.pathsep.join([str(HELD_PROCESS), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "RAYSEM_TEST_HOLD": f"{output}/{held}",
+            "RAYSEM_TEST_HELD": str(notes),
+        }
+        process = replace(self, more_environment=hold).start(output, *more)
+        try:
+            wait_until(lambda: len(list(notes.glob("*.json"))) >= count, process)
+        finally:
+            self.kill(process)
+        assert self.ray_processes() == []
+        files = [Path(json.loads(note.read_text())["path"]) for note in notes.glob("*.json")]
+        assert {file.read_bytes() for file in files} == {b"half a file"}
+        return files
 
     @staticmethod
     def kill(process: subprocess.Popen[str]) -> None:
@@ -168,11 +219,18 @@ def job(text_encoder: Path) -> Iterator[JobScript]:
 
 @pytest.fixture(scope="session")
 def finished(job: JobScript, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The output of one uninterrupted run, and what it printed."""
-    output = tmp_path_factory.mktemp("finished") / "run"
-    done = job.run(output)
-    assert done.returncode == 0, done.stderr[-5000:]
-    return output, done
+    """The output of one uninterrupted run, to be read only, and what it printed."""
+
+    def run(folder: Path) -> None:
+        sessions = job.ray_sessions()
+        done = job.run(folder / "run")
+        assert done.returncode == 0, done.stderr[-5000:]
+        assert job.ray_sessions() == sessions + 1
+        (folder / "printed.json").write_text(json.dumps([done.args, done.stdout, done.stderr]))
+
+    folder = made_once(tmp_path_factory, "finished", run)
+    arguments, out, err = json.loads((folder / "printed.json").read_text())
+    return folder / "run", subprocess.CompletedProcess(arguments, 0, out, err)
 
 
 @pytest.fixture(scope="session")
@@ -188,16 +246,41 @@ def classification_job(job: JobScript) -> JobScript:
     return replace(job, name="train_semanticac", recipe="classification_smoke.yaml", encoder_key=key)
 
 
-@pytest.fixture
-def wait_until() -> Callable[[Callable[[], bool], subprocess.Popen[str] | None], None]:
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str] | None) -> None:
     """Wait for a condition, while the process, if one is given, lives."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not condition():
+        if process is not None:
+            assert process.poll() is None, f"ended with status {process.returncode} too early"
+        assert time.monotonic() < deadline, "waited for too long"
+        time.sleep(0.005)
 
-    def wait(condition: Callable[[], bool], process: subprocess.Popen[str] | None) -> None:
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while not condition():
-            if process is not None:
-                assert process.poll() is None, f"ended with status {process.returncode} too early"
-            assert time.monotonic() < deadline, "waited for too long"
-            time.sleep(0.005)
 
-    return wait
+@pytest.fixture(name="wait_until")
+def _wait_until() -> Callable[[Callable[[], bool], subprocess.Popen[str] | None], None]:
+    return wait_until
+
+
+@pytest.fixture
+def refused_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, list[str]]]:
+    """Runs a job in this process, which may start no Ray; its status, and the lines that it wrote to stderr.
+
+    A process of its own takes seconds to import what it needs, which is most of the time of a refusal.
+    """
+
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("Ray was started")
+
+    def run(script: JobScript, output: Path, *more: str) -> tuple[int, list[str]]:
+        from raysem.runs.launch import main
+
+        monkeypatch.setattr("ray.init", start)
+        monkeypatch.setattr("ray.is_initialized", lambda: False)  # nor is one used that other tests have
+        job = importlib.import_module(JOBS[script.name]).JOB
+        capsys.readouterr()
+        status = main(job, script.arguments(output, *more)[1:])
+        return status, capsys.readouterr().err.strip().splitlines()
+
+    return run

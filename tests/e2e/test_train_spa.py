@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import subprocess
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from raysem.models.tagger_checkpoint import load_tagger, read_tagger_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-WaitUntil = Callable[[Callable[[], bool], "subprocess.Popen[str] | None"], None]
+Refused = Callable[..., tuple[int, list[str]]]
 
 
 def only_folder(parent: Path) -> Path:
@@ -103,16 +104,15 @@ def test_a_changed_loss_weight_trains_that_tagger_alone(tagging_job: Any, finish
     }  # fmt: skip
 
 
-def test_a_run_killed_in_training_ends_as_an_uninterrupted_one(
-    tagging_job: Any, finished: Any, tmp_path: Path, wait_until: WaitUntil
-):
+def test_a_run_killed_in_training_ends_as_an_uninterrupted_one(tagging_job: Any, finished: Any, tmp_path: Path):
     output, _ = finished
-    killed = tmp_path / "killed"
-    process = tagging_job.start(killed)
-    wait_until(lambda: bool(list(killed.glob("tagger/SPA/*/checkpoints/step_*/complete.json"))), process)
-    tagging_job.kill(process)
+    killed = shutil.copytree(output, tmp_path / "killed")
+    for gone in ("tagger/SPA", "evaluate/synthetic/SPA", "evaluate/scores", "report", "summary.json"):
+        (shutil.rmtree if (killed / gone).is_dir() else os.remove)(killed / gone)
+    tagging_job.start_and_kill(killed, "tagger/SPA/*/checkpoints/step_00000015/.complete.json.*")
     done = tagging_job.run(killed)
     assert done.returncode == 0, done.stderr[-5000:]
+    assert "goes on after step 10 of 40" in done.stderr
     whole, again = summary_of(output), summary_of(killed)
     assert {n: m["fingerprint"] for n, m in again["models"].items()} == {
         n: m["fingerprint"] for n, m in whole["models"].items()
@@ -143,14 +143,25 @@ def test_two_workers_train_and_score_every_clip_once(tagging_job: Any, tmp_path:
         ("tagger.training.batch_size=9", "tagger.training.batch_size: "),
     ],
 )
-def test_a_mistake_is_one_line_before_ray_starts(tagging_job: Any, tmp_path: Path, setting: str, message: str):
-    sessions = tagging_job.ray_sessions()
+def test_a_mistake_is_one_line_before_ray_starts(
+    tagging_job: Any, refused_here: Refused, tmp_path: Path, setting: str, message: str
+):
     more = ["--set", "cluster.training_workers=2"] if "batch_size" in setting else []
     first, *others = setting.split(" --set ")
     for other in others:
         more += ["--set", other]
-    done = tagging_job.run(tmp_path / "run", "--set", first, *more)
+    status, said = refused_here(tagging_job, tmp_path / "run", "--set", first, *more)
+    assert status == 2
+    (line,) = said
+    assert line.startswith("train_spa: ")
+    assert message in line
+
+
+def test_a_mistake_is_the_status_of_the_script(tagging_job: Any, tmp_path: Path):
+    sessions = tagging_job.ray_sessions()
+    done = tagging_job.run(tmp_path / "run", "--set", "tagger.model.encoder=cnn15")
     assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("train_spa: ")
+    assert "tagger.model.encoder: expected " in line
     assert tagging_job.ray_sessions() == sessions
