@@ -1,4 +1,4 @@
-"""Scored pairs and Improvement-Sets, a shard at a time: embeddings -> scored pairs -> ranks -> the clips that are kept.
+"""Scored pairs and Improvement-Sets, a shard at a time: scored pairs -> ranks -> the clips that are kept.
 
 Each class makes one shard from files alone, so that any process of a cluster may do it, again if need be. No Ray here.
 """
@@ -14,53 +14,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from raysem import storage
 from raysem.corpora.rows import caption_id
-from raysem.curation.embeddings import embedding_matrix, read_embeddings
-from raysem.curation.matching import PreparedCaptions, match_above
-from raysem.curation.neighbour_shards import caption_means, clip_means
-from raysem.curation.ranking import rank_over_shards, rank_within
+from raysem.curation.neighbour_means import caption_means, clip_means
+from raysem.curation.ranking import rank_over_shards
 from raysem.curation.selection import PoolFacts, ScoredPairs, SelectionSettings, select_pairs
 from raysem.curation.statistics import quantile_similarity
 from raysem.ledger import DoneRecord, Ledger
 from raysem.tables import IMPROVEMENT_SET, KEPT, SCORED_PAIRS
 
 log = logging.getLogger(__name__)
-
-BELOW_FLOOR = "below_threshold"
-
-
-class MatchShards:
-    """All pairs of one shard of clips with a cosine of at least `floor`, ranked for each clip."""
-
-    def __init__(self, clips: storage.Location, captions: storage.Location, floor: float, threads: int = 1):
-        torch.set_num_threads(threads)
-        self._clips, self._floor = Ledger(clips), floor
-        self._caption_ids, text_CD = read_embeddings(captions)
-        self.num_captions = len(self._caption_ids)
-        self._text = PreparedCaptions(text_CD)
-
-    def __call__(self, shard: str) -> tuple[DoneRecord, dict[str, pa.Table]]:
-        table = storage.read_table(self._clips.file_of(shard))
-        audio_AD = embedding_matrix(table)
-        clip, caption, similarity = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
-        if len(table):
-            found = match_above(audio_AD, self._text, self._floor)
-            clip, caption, similarity = (np.asarray(column) for column in found)
-        pairs = pa.table(
-            {
-                "clip_id": table.column("clip_id").take(clip),
-                "caption_id": self._caption_ids.take(caption),
-                "similarity": pa.array(np.asarray(similarity, np.float32)),
-                "rank_for_clip": pa.array(rank_within(clip, similarity)),
-                "caption_index": pa.array(caption, pa.int32()),
-            }
-        )
-        matched = len(np.unique(clip))
-        outcomes = Counter({KEPT: matched, BELOW_FLOOR: len(table) - matched})
-        return DoneRecord(shard, len(table), +outcomes), {"shards": pairs}
 
 
 def rank_pairs(scored: storage.Location, output: storage.Location, num_captions: int) -> dict[str, Any]:

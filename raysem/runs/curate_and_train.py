@@ -8,8 +8,9 @@ from typing import Any
 
 from raysem import storage
 from raysem.config import plain
+from raysem.curation.match_shards import MatchShards
 from raysem.curation.neighbour_shards import NeighbourShards, neighbour_shards, prepare_index
-from raysem.curation.pair_shards import MatchShards, SelectShards
+from raysem.curation.pair_shards import SelectShards
 from raysem.curation.ray_shards import make_shards, run_as_task
 from raysem.curation.selection import SelectionSettings
 from raysem.errors import ConfigError

@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 from raysem import storage
 from raysem.curation.decontamination import as_rejects, overlap_by_embedding
 from raysem.curation.deduplication import near_duplicates
+from raysem.curation.embeddings import read_embeddings
 from raysem.curation.hubness import skewness
 from raysem.curation.neighbour_shards import Side, occurrences
-from raysem.curation.pair_shards import CaptionTexts, annotated_pairs, pool_facts, rank_pairs, read_embeddings
+from raysem.curation.pair_shards import CaptionTexts, annotated_pairs, pool_facts, rank_pairs
 from raysem.curation.selection import PoolFacts, SelectionSettings
 from raysem.curation.statistics import ImprovementSetCounts, PairCounts
 from raysem.errors import DataError

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from raysem import storage
-from raysem.curation.pair_shards import read_embeddings
+from raysem.curation.embeddings import read_embeddings
 from raysem.errors import DataError
 from raysem.evaluation.caption_retrieval import (
     CaptionRetrievalResult,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysem import config, storage
-from raysem.curation.neighbour_shards import clip_means
+from raysem.curation.neighbour_means import clip_means
 from raysem.curation.selection import PoolFacts, ScoredPairs, SelectionSettings, select_pairs
 from raysem.ledger import Ledger
 from raysem.text.prompts import clean_label

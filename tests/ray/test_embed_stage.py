@@ -22,7 +22,7 @@ from raysem.audio.load import AudioSettings, load_clip
 from raysem.corpora.broken import write_broken_clips
 from raysem.corpora.shards import write_shards
 from raysem.curation import ray_stages
-from raysem.curation.pair_shards import read_embeddings
+from raysem.curation.embeddings import read_embeddings
 from raysem.curation.ray_stages import WorkerSettings, embed_captions, embed_clips
 from raysem.errors import DataError, StageError
 from raysem.ledger import Ledger
@@ -164,7 +164,7 @@ def test_an_attempt_that_dies_keeps_its_finished_shards(
 def test_shards_of_a_collector_that_died_are_made_in_another_round(
     pool: Any, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    original, marker = ray_stages._Collector, tmp_path / "died"
+    original, marker = ray_stages.Collector, tmp_path / "died"
 
     class DiesOnce(original):  # type: ignore[misc, valid-type]
         def _write(self, shard: str, units: list[dict[str, Any]]) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def test_shards_of_a_collector_that_died_are_made_in_another_round(
                 os._exit(1)
             return super()._write(shard, units)
 
-    monkeypatch.setattr(ray_stages, "_Collector", DiesOnce)
+    monkeypatch.setattr(ray_stages, "Collector", DiesOnce)
     with caplog.at_level("WARNING", logger="raysem"):
         counts = embed_clips(pool.clips, pool.job(tmp_path / "out"))
     assert marker.exists()

@@ -16,7 +16,8 @@ import pytest
 from raysem import storage
 from raysem.corpora.shards import write_shards
 from raysem.curation import ray_stages
-from raysem.curation.pair_shards import MatchShards, SelectShards, pool_facts, rank_pairs
+from raysem.curation.match_shards import MatchShards
+from raysem.curation.pair_shards import SelectShards, pool_facts, rank_pairs
 from raysem.curation.ray_shards import make_shards, run_as_task
 from raysem.curation.ray_stages import WorkerSettings, embed_captions, embed_clips
 from raysem.curation.selection import SelectionSettings
@@ -166,7 +167,7 @@ def test_an_embedder_that_is_killed_in_the_middle_changes_nothing(
 def test_a_collector_that_is_killed_between_a_file_and_its_record_changes_nothing(
     pool: Any, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    original, mark = ray_stages._Collector, tmp_path / "died"
+    original, mark = ray_stages.Collector, tmp_path / "died"
 
     class DyingLedger(Ledger):
         def finish(self, record: DoneRecord, tables: Mapping[str, pa.Table]) -> DoneRecord:
@@ -181,7 +182,7 @@ def test_a_collector_that_is_killed_between_a_file_and_its_record_changes_nothin
             super().__init__(*arguments, **named)
             self._ledger = DyingLedger(self._ledger.folder)
 
-    monkeypatch.setattr(ray_stages, "_Collector", DiesOnce)
+    monkeypatch.setattr(ray_stages, "Collector", DiesOnce)
     counts = embed(pool, whole, tmp_path)
     assert mark.exists()
     assert (counts["rows"], counts["outcomes"]) == (60, {KEPT: 60})
@@ -256,7 +257,7 @@ def test_exactly_the_damaged_shards_are_made_again(
 def test_a_disk_that_is_full_ends_in_one_line_and_the_same_call_goes_on_after_space_is_made(
     pool: Any, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    original, full = ray_stages._Collector, tmp_path / "full"
+    original, full = ray_stages.Collector, tmp_path / "full"
     full.touch()
 
     class FullDisk(original):  # type: ignore[misc, valid-type]
@@ -271,7 +272,7 @@ def test_a_disk_that_is_full_ends_in_one_line_and_the_same_call_goes_on_after_sp
             return super()._write(shard, units)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ray_stages, "_Collector", FullDisk)
+        patched.setattr(ray_stages, "Collector", FullDisk)
         with pytest.raises(Exception, match="disk is full") as caught:
             embed(pool, whole, tmp_path)
     found = own_error(caught.value)

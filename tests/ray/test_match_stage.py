@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from raysem import storage
-from raysem.curation.pair_shards import MatchShards, SelectShards, pool_facts, rank_pairs
+from raysem.curation.match_shards import MatchShards
+from raysem.curation.pair_shards import SelectShards, pool_facts, rank_pairs
 from raysem.curation.ray_shards import make_shards, run_as_task
 from raysem.curation.selection import ScoredPairs, SelectionSettings, select_pairs
 from raysem.errors import DataError, StageError

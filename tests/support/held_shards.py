@@ -15,7 +15,8 @@ import pyarrow as pa
 from raysem import storage
 from raysem.corpora.rows import caption_id
 from raysem.corpora.shards import write_shards
-from raysem.curation.pair_shards import MatchShards, SelectShards, pool_facts, rank_pairs
+from raysem.curation.match_shards import MatchShards
+from raysem.curation.pair_shards import SelectShards, pool_facts, rank_pairs
 from raysem.curation.ray_shards import ShardWork, make_shards, run_as_task
 from raysem.curation.selection import SelectionSettings
 from raysem.ledger import DoneRecord, Ledger

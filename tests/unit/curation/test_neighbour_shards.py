@@ -5,19 +5,19 @@ import pyarrow as pa
 import pytest
 
 from raysem import storage
+from raysem.curation.embeddings import read_embeddings
+from raysem.curation.match_shards import MatchShards
 from raysem.curation.matching import pair_similarity
+from raysem.curation.neighbour_means import caption_means, clip_means, mean_similarities
 from raysem.curation.neighbour_shards import (
     NeighbourShards,
-    caption_means,
-    clip_means,
-    mean_similarities,
     neighbour_shards,
     neighbours_schema,
     occurrences,
     prepare_index,
 )
 from raysem.curation.neighbours import NeighbourSettings
-from raysem.curation.pair_shards import MatchShards, SelectShards, pool_facts, rank_pairs, read_embeddings
+from raysem.curation.pair_shards import SelectShards, pool_facts, rank_pairs
 from raysem.curation.selection import MarginSettings, SelectionSettings
 from raysem.errors import DataError
 from raysem.ledger import DoneRecord, Ledger

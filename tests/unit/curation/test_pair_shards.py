@@ -11,7 +11,8 @@ import pytest
 from raysem import storage
 from raysem.corpora.rows import caption_id
 from raysem.corpora.shards import write_shards
-from raysem.curation.pair_shards import CaptionTexts, MatchShards, SelectShards, annotated_pairs, pool_facts, rank_pairs
+from raysem.curation.match_shards import MatchShards
+from raysem.curation.pair_shards import CaptionTexts, SelectShards, annotated_pairs, pool_facts, rank_pairs
 from raysem.curation.selection import PoolFacts, SelectionSettings
 from raysem.errors import DataError
 from raysem.ledger import DoneRecord, Ledger

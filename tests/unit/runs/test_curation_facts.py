@@ -11,8 +11,9 @@ import pytest
 
 from raysem import storage
 from raysem.corpora.rows import caption_id
+from raysem.curation.match_shards import MatchShards
 from raysem.curation.neighbour_shards import NeighbourShards, neighbour_shards
-from raysem.curation.pair_shards import MatchShards, SelectShards
+from raysem.curation.pair_shards import SelectShards
 from raysem.curation.selection import SelectionSettings
 from raysem.errors import DataError
 from raysem.ledger import Ledger
