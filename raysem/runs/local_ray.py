@@ -19,8 +19,9 @@ DASHBOARD = "RAY_API_SERVER_ADDRESS"
 OF_ONE_MACHINE = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # each report of a rank waits for the next look, and so does the end
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away; it is a process of its own
+    "RAY_idle_worker_killing_time_threshold_ms": "10000",  # processes with torch serve the next stage, too
 }
-"""What Ray Train does otherwise for a cluster. What the user has set stays."""
+"""What Ray does otherwise for a cluster. What the user has set stays."""
 GRACE_SECONDS = 5.0
 """How long a process of Ray may take to end by itself; most take less than one."""
 
