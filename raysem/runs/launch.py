@@ -89,10 +89,10 @@ def ended(name: str, run: Callable[[], int], output: storage.Location) -> int:
     logs.set_up()
     try:
         return run()
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; the same command goes on from what is finished", file=sys.stderr)
-        return 130
-    except Exception as error:  # the last one to see it: whatever it is ends in one line and a status
+    except (KeyboardInterrupt, Exception) as error:  # the last one to see it: whatever it is ends in one line
+        if _was_interrupted(error):
+            print(f"{name}: interrupted; the same command goes on from what is finished", file=sys.stderr)
+            return 130
         found = own_error(error)
         if isinstance(found, UserError):
             print(f"{name}: {_one_line(found)}", file=sys.stderr)
@@ -105,6 +105,13 @@ def ended(name: str, run: Callable[[], int], output: storage.Location) -> int:
         what = without_credentials(what)
         print(f"{name}: stopped by an unexpected error, {what} (the whole of it: {where})", file=sys.stderr)
         return 1
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """By Ctrl-C; pydantic makes an error of its own of one that comes while it works."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
 
 
 def own_error(error: BaseException) -> RaysemError | None:

@@ -231,12 +231,20 @@ def test_what_was_finished_is_printed_as_to_be_skipped(tiny: list[str], capsys: 
     assert [line.split()[1] for line in lines[-2:]] == ["skip", "run"]
 
 
+def caused_by(error: BaseException) -> Exception:
+    """What pydantic makes of an interrupt within a serializer."""
+    found = ValueError(f"Error calling function: {type(error).__name__}")
+    found.__cause__ = error
+    return found
+
+
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
         (DataError("table x: row 3 is wrong"), 2, "tiny: table x: row 3 is wrong"),
         (StageError("4 shards stay unfinished"), 1, "tiny: stopped: 4 shards stay unfinished"),
         (KeyboardInterrupt(), 130, "tiny: interrupted; the same command goes on from what is finished"),
+        (caused_by(KeyboardInterrupt()), 130, "tiny: interrupted; the same command goes on from what is finished"),
         (
             ZeroDivisionError("division by zero"),
             1,
