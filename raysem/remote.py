@@ -6,6 +6,7 @@ what a driver gives up, as an answer that breaks off, by `retried`. A refusal is
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
@@ -35,6 +36,8 @@ S3_SCHEMES = ("s3://", "s3a://")
 BUCKET_SCHEMES = (*S3_SCHEMES, "gs://", "gcs://")
 S3_ATTEMPTS = 5
 """Of one request, with growing pauses in between; AWS_MAX_ATTEMPTS and AWS_RETRY_MODE say otherwise."""
+S3_CONNECTIONS = 50
+"""Of one process at a time; the driver's own ten are soon held by answers that broke off."""
 S3_SECONDS = {"connect": 10.0, "read": 30.0}
 """How long a connection, and the next bytes of an answer, are waited for; RAYSEM_S3_CONNECT_SECONDS and
 RAYSEM_S3_READ_SECONDS say otherwise."""
@@ -77,7 +80,8 @@ def _s3_options() -> dict[str, Any]:
         retries["total_max_attempts"] = S3_ATTEMPTS
     timeouts = {f"{name}_timeout": _s3_seconds(name, default) for name, default in S3_SECONDS.items()}
     # A listing kept from before would give the size of a file that another process has written anew since.
-    return {"config_kwargs": {"retries": retries, **timeouts}, "use_listings_cache": False}
+    config = {"retries": retries, "max_pool_connections": S3_CONNECTIONS, **timeouts}
+    return {"config_kwargs": config, "use_listings_cache": False}
 
 
 def _s3_seconds(name: str, default: float) -> float:
@@ -120,7 +124,9 @@ def retried(action: Callable[[], T]) -> T:
             if _is_final(error):
                 raise
             log.info("%s; tried again (%d of %d)", error, attempt + 1, TRIES)
-            time.sleep(FIRST_PAUSE_SECONDS * 4 ** (attempt - 1))
+        # An answer that broke off keeps its connection until it is collected; without one free the next would wait.
+        gc.collect()
+        time.sleep(FIRST_PAUSE_SECONDS * 4 ** (attempt - 1))
     try:
         return action()
     except StorageError as error:
