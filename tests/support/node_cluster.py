@@ -25,6 +25,7 @@ import psutil
 from head_node import RAY, HeadNode, free_ports, start_head
 
 PATIENCE_SECONDS = 180
+STARTS = 4
 STORE_BYTES = 100 * 2**20
 NODE_PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
 HEALTH_CHECKS = {
@@ -67,7 +68,18 @@ class NodeCluster:
         return self.head.environment | {"RAY_ADDRESS": self.address}
 
     def add_node(self, cpus: float) -> str:
-        """Start a node and wait until the cluster has it; returns its id."""
+        """Start a node and wait until the cluster has it; returns its id.
+
+        Ray gives a node 30 s to start, which a machine with other work may miss: then another is started.
+        """
+        for _ in range(STARTS):
+            node_id = self._started(cpus)
+            if node_id is not None:
+                return node_id
+        raise AssertionError("\n".join(log.read_text() for log in self.folder.glob("node-*.log")))
+
+    def _started(self, cpus: float) -> str | None:
+        """A new node's id; None when it ended before the cluster had it."""
         node_id = uuid.uuid4().hex + uuid.uuid4().hex[:24]
         command = [RAY, "start", "--block", f"--address={self.address}", f"--num-cpus={cpus:g}"]
         command += [f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats"]
@@ -82,12 +94,8 @@ class NodeCluster:
             )  # fmt: skip
         self._nodes[node_id] = process
 
-        def there() -> bool:
-            assert process.poll() is None, log.read_text()
-            return node_id in self.live_nodes()
-
-        wait_for(there, f"node {node_id} of {log}")
-        return node_id
+        wait_for(lambda: process.poll() is not None or node_id in self.live_nodes(), f"node {node_id} of {log}")
+        return node_id if process.poll() is None else None
 
     def kill_node(self, node_id: str) -> None:
         """SIGKILL to a node's raylet and all that runs on it, as when its machine is taken away; waits for nothing."""
