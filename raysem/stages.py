@@ -191,7 +191,7 @@ def _run_side_by_side(places: Sequence[_Place], width: int) -> dict[str, StageRe
     def run(place: _Place) -> None:
         try:
             ended.put((place, _run_stage(place)))
-        except BaseException as error:
+        except BaseException as error:  # whatever ends a thread is the caller's to raise, who else would wait for ever
             ended.put((place, error))
 
     waiting, running = {place.stage.name: place for place in places}, dict[str, _Place]()

@@ -6,6 +6,7 @@ stages start actors, datasets and a training's workers of their own. This file i
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from collections.abc import Mapping
@@ -108,6 +109,7 @@ def _work(plan: list[Any], trial: Trial) -> TrialRecord:
     # Here: the file imports every job, which the actor that looks on does without.
     from raysem.sweeps.trial_run import run_trial
 
+    gc.collect()  # a trial that failed in this process may still hold its actors, with their CPUs, in circles
     return run_trial(ray.get(plan[0]), trial)
 
 

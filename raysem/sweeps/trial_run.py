@@ -42,7 +42,7 @@ def run_trial(plan: SweepPlan, trial: Trial) -> TrialRecord:
         record = _about_to_train(plan, trial, record, before, trained)
         records.write(record)
         found = _trained(plan, record, before, run_stages(trained, plan.run, shared=True))
-    except Exception as error:
+    except Exception as error:  # whatever it was, the record says so, and the other trials go on
         own = own_error(error)
         reason = " ".join(str(own if own is not None else f"{type(error).__name__}: {error}").split())
         if records.read(trial.id) == record:  # else the scheduler has stopped it, and the error is its end

@@ -41,6 +41,8 @@ START_SECONDS = 1800
 ELASTIC_START_SECONDS = 60
 """The same where fewer workers would do: Ray Train then asks only for what it takes to be there, but counts a machine
 that is about to be taken away, and after this time it counts again."""
+GIVEN_START_TIMEOUT = os.environ.get(START_TIMEOUT)
+"""What the user says of it."""
 
 
 class WorkerSettings(Settings):
@@ -174,7 +176,8 @@ def _fit(spec: Trainable, workers: WorkerSettings, records: storage.Location) ->
         ),
     )
     # Ray Train hands it on to its controller.
-    os.environ.setdefault(START_TIMEOUT, str(START_SECONDS if len(sizes) == 1 else ELASTIC_START_SECONDS))
+    own = START_SECONDS if len(sizes) == 1 else ELASTIC_START_SECONDS
+    os.environ[START_TIMEOUT] = GIVEN_START_TIMEOUT or str(own)
     try:
         with _own_interrupt():
             result = trainer.fit()

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers.pre_tokenizers import ByteLevel
+from tiny_clip_tower import clip_tower
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from raysem.config import build
 from raysem.errors import ConfigError, DataError, UserError
@@ -36,35 +35,13 @@ SMALL: dict[str, Any] = {
 KINDS = ("bert", "clip", "baseline")
 
 
-def clip_folder(folder: Path) -> Path:
-    """A CLIP tower with its projection to 24, that spells every word."""
-    letters = sorted(ByteLevel.alphabet())
-    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    torch.manual_seed(0)
-    config = CLIPTextConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=40,
-        projection_dim=24,
-        bos_token_id=len(vocabulary) - 2,
-        eos_token_id=len(vocabulary) - 1,
-    )
-    CLIPTextModelWithProjection(config).save_pretrained(folder)
-    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return folder
-
-
 @pytest.fixture
 def text_folder(tmp_path: Path, bert_folder: Path) -> Callable[[str], Path]:
     """A copy of a text encoder's folder, to be thrown away."""
 
     def made(kind: str) -> Path:
         folder = tmp_path / "original" / kind
-        return clip_folder(folder) if kind == "clip" else Path(shutil.copytree(bert_folder, folder))
+        return clip_tower(folder, projection=24) if kind == "clip" else Path(shutil.copytree(bert_folder, folder))
 
     return made
 

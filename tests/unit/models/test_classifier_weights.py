@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -25,9 +24,8 @@ from tiny_classifiers import (
     settings_of,
     tokens,
 )
-from tokenizers.pre_tokenizers import ByteLevel
+from tiny_clip_tower import clip_tower
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from raysem.audio.spec_mask import mask_spectrogram
 from raysem.models.classifier import Classifier, build_classifier
@@ -137,27 +135,6 @@ def test_the_layer_after_the_text_is_that_of_the_seed_whether_the_encoder_was_re
     assert given.text_projection is not None
     assert torch.equal(read.text_projection.weight, given.text_projection.weight)
     assert read.fingerprint() == given.fingerprint()
-
-
-def clip_tower(folder: Path) -> Path:
-    """A CLIP tower without a projection, 16 wide, that spells every word."""
-    letters = sorted(ByteLevel.alphabet())
-    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    torch.manual_seed(0)
-    config = CLIPTextConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=40,
-        bos_token_id=len(vocabulary) - 2,
-        eos_token_id=len(vocabulary) - 1,
-    )
-    CLIPTextModel(config).save_pretrained(folder)
-    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return folder
 
 
 def test_clip_s_tower_tells_labels_apart_by_every_letter(tmp_path: Path):
