@@ -1,7 +1,8 @@
 """The main job on an autoscaling cluster that starts without workers, and loses one in the middle.
 
 The nodes are processes of this machine, started and ended by Ray's autoscaler (v2) as it would machines; their GPUs are
-numbers. Everything the job reads and writes lies on an S3 store that fails now and then.
+numbers. Everything the job reads and writes lies on an S3 store that fails now and then. Where it is, the recipe alone
+says: the nodes know their credentials only.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ WORKER_TYPES = {
     "cpu": {"resources": {"CPU": 2}, "max_workers": 2},
     "gpu": {"resources": {"CPU": 1, "GPU": 1}, "max_workers": 1},
 }
+WHERE_S3_IS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 SETTINGS = (
     "--set", "cluster.local_cpus=null",
     "--set", "cluster.embedding.gpus_per_worker=1",
@@ -64,7 +66,8 @@ def store() -> Iterator[FaultyStore]:
 @pytest.fixture(scope="module")
 def head(job: Any, store: FaultyStore) -> Iterator[HeadNode]:
     """A head without CPUs for work, and an autoscaler that may start three nodes."""
-    head = start_head(job.ray_folder / "growing", job.environment, cpus=0, worker_types=WORKER_TYPES)
+    environment = {name: value for name, value in job.environment.items() if name not in WHERE_S3_IS}
+    head = start_head(job.ray_folder / "growing", environment, cpus=0, worker_types=WORKER_TYPES)
     yield head
     job.kill(head.process)
 
@@ -105,7 +108,8 @@ def lived(job: Any, head: HeadNode, store: FaultyStore, tmp_path_factory: pytest
     """The smoke job, submitted; a node that decodes is killed when some shards of the pool are embedded."""
     output = f"{store.create_bucket('grown')}/smoke"
     log = tmp_path_factory.mktemp("submitted") / "log"
-    script, *arguments = job.arguments(output, *SETTINGS)
+    where = ("--set", f"cluster.storage.endpoint_url={store.endpoint}", "--set", "cluster.storage.region=us-east-1")
+    script, *arguments = job.arguments(output, *SETTINGS, *where)
     at_first = len(working(head))
     # Without a working directory: nodes of one machine would share it, and the first that goes would take it along.
     command = [RAY, "job", "submit", "--address", head.address, "--", "python"]
