@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_DATA_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: demo test check format bench wheel clean install
+.PHONY: demo test test-faults check format bench wheel clean install
 
 install: $(STAMP)
 
@@ -19,9 +19,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## the main job on the embedded default; the report is runs/quickstart/report/index.html
 	$(BIN)/python jobs/curate_and_train.py
 
-test: $(STAMP)  ## every test, in two processes, a file in one of them; the files in order, which begins with the longest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-	  --durations 25 --durations-min 20
+# In two processes, a file in one of them; the files in order, which begins with the longest.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+  --durations 25 --durations-min 20
+
+test: $(STAMP)  ## every test but those of `make test-faults`
+	$(PYTEST) -m "not fault"
+
+test-faults: $(STAMP)  ## what is killed, lost, filled up or damaged on purpose
+	$(PYTEST) -m fault
 
 check: $(STAMP)  ## style, types, the order of imports
 	$(BIN)/ruff format --check .

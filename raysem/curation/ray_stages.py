@@ -277,7 +277,7 @@ class _Embedder:
     def __init__(self, source: TeacherSource | ScorerSource, texts: bool, threads: int, stage: str):
         torch.set_num_threads(min(threads, cpus_of_this_node()))
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._teacher = load_teacher(source, device) if isinstance(source, TeacherSource) else None
+        self._teacher = load_teacher(source, device, with_text=texts) if isinstance(source, TeacherSource) else None
         self._scorer = load_scorer(source, device) if not isinstance(source, TeacherSource) else None
         self._texts, self._stage = texts, stage
 

@@ -26,7 +26,7 @@ from raysem.models.checkpoint_folder import (
     write_weights,
 )
 from raysem.models.clap import Clap, ClapSettings, weights_digest
-from raysem.models.stored_text import TEXT_PREFIX, read_text_encoder, write_text_encoder
+from raysem.models.stored_text import TEXT_PREFIX, LeftOutText, read_text_encoder, read_text_weights, write_text_encoder
 
 FORMAT = CLAP_FORMAT
 
@@ -49,8 +49,12 @@ def save_model(folder: str, model: Clap, extra: Mapping[str, Any] | None = None)
     storage.write_json(storage.join(folder, CONFIG_FILE), config)
 
 
-def load_model(location: str, device: str | torch.device = "cpu") -> Clap:
+def load_model(location: str, device: str | torch.device = "cpu", *, with_text: bool = True) -> Clap:
     """The model of a checkpoint folder, in evaluation mode.
+
+    Args:
+        with_text: false does not build the text encoder, which takes seconds and the device's memory: a model that
+            embeds audio only. Its weights are read and checked all the same.
 
     Raises:
         ConfigError: there is no checkpoint.
@@ -58,10 +62,19 @@ def load_model(location: str, device: str | torch.device = "cpu") -> Clap:
     """
     config = read_config(location)
     settings = build(ClapSettings, config["settings"], storage.join(location, CONFIG_FILE))
-    model = Clap(settings, text_encoder=read_text_encoder(location, settings.text))
-    load_learned_state(model, read_weights(storage.join(location, WEIGHTS_FILE)), where=location, with_text=False)
-    check_weights_digest(model.state_dict(), config["weights_sha256"], location)
+    learned = read_weights(storage.join(location, WEIGHTS_FILE))
+    text: Any = read_text_encoder(location, settings.text) if with_text else LeftOutText(_text_width(learned))
+    model = Clap(settings, text_encoder=text)
+    load_learned_state(model, learned, where=location, with_text=False)
+    left_out = {} if with_text else read_text_weights(location)
+    check_weights_digest(model.state_dict() | left_out, config["weights_sha256"], location)
     return model.to(device).eval()
+
+
+def _text_width(learned: Mapping[str, Tensor]) -> int:
+    """W of the text encoder, by the layer that comes after it; 1 where that is missing, which is then an error."""
+    weight_DW = learned.get("text_projection.linear1.weight")
+    return weight_DW.shape[-1] if weight_DW is not None and weight_DW.ndim == 2 else 1
 
 
 def read_config(location: str) -> dict[str, Any]:

@@ -24,11 +24,17 @@ class TeacherSource(Settings):
     """For `clap2022`: name or folder of the BERT model, for its configuration and tokenizer."""
 
 
-def load_teacher(source: TeacherSource, device: str | torch.device = "cpu") -> AudioTextModel:
-    """The teacher in evaluation mode. It never goes on with weights that the source does not hold."""
+def load_teacher(
+    source: TeacherSource, device: str | torch.device = "cpu", *, with_text: bool = True
+) -> AudioTextModel:
+    """The teacher in evaluation mode. It never goes on with weights that the source does not hold.
+
+    Args:
+        with_text: false for who embeds audio only; where the kind allows it the text encoder is not built then.
+    """
     match source.kind:
         case "raysem":
-            return load_model(source.location, device)
+            return load_model(source.location, device, with_text=with_text)
         case "clap2022":
             return load_clap2022(source.location, text_encoder=source.text_encoder, device=device)
         case "hf_clap":

@@ -29,7 +29,7 @@ from head_node import RAY, ROOT, HeadNode, start_head
 from raysem import storage
 from raysem.ledger import Ledger
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 PATIENCE_SECONDS = 900
 WORKER_TYPES = {

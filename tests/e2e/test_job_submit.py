@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from raysem.runs.curation_recipe import CurateAndTrainRecipe
 from raysem.sweeps.trial import TrialRecords
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+LEFT = ("embed", "select", "student", "evaluate", "report")
+"""Of the job's stages what runs on the cluster: embedding, selection, training."""
 
 
 @pytest.fixture(scope="module")
@@ -32,21 +36,22 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def submitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of the job of the first test."""
-    return tmp_path_factory.mktemp("submitted") / "out"
+def submitted(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of this machine as if it had ended after its matching; the output of the job of the first test."""
+    output = tmp_path_factory.mktemp("submitted") / "out"
+    return shutil.copytree(finished[0], output, ignore=shutil.ignore_patterns(*LEFT, "summary.json"))
 
 
-def test_the_job_runs_on_a_cluster_that_asks_for_a_token_and_leaves_it_running(
+def test_the_job_goes_on_on_a_cluster_that_asks_for_a_token_and_leaves_it_running(
     job: Any, cluster: HeadNode, clone: Path, tmp_path: Path, submitted: Path
 ):
     output = submitted
-    arguments = job.arguments(output, "--set", "teacher.training.steps=20", "--set", "cluster.local_cpus=null")
+    arguments = job.arguments(output, "--set", "cluster.local_cpus=null")
     (tmp_path / "other").write_text("another token, another token, another token")
     refused = cluster.submit(clone, *arguments, RAY_AUTH_TOKEN_PATH=str(tmp_path / "other"))
     assert refused.returncode != 0
     assert "token" in (refused.stdout + refused.stderr).lower()
-    assert not output.exists()
+    assert not (output / "summary.json").exists()
 
     done = cluster.submit(clone, *arguments)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
@@ -56,6 +61,9 @@ def test_the_job_runs_on_a_cluster_that_asks_for_a_token_and_leaves_it_running(
     assert summary["raysem"] == "0.0.0+clone"  # the code that came with the job, not one that is installed
     assert summary["counts"]["wild"]["clips"] == sum(summary["counts"]["wild"]["outcomes"].values()) == 80
     assert set(summary["models"]) == {"teacher", "student"}
+    ran = re.findall(r"\] (\S+): done in", done.stdout + done.stderr)
+    assert {"embed/wild", "student/student", "report"} <= set(ran)
+    assert all(name.startswith(LEFT) for name in ran)
     assert (output / "report" / "index.html").stat().st_size > 10_000
     assert not (output / "_lock.json").exists()
 
@@ -68,7 +76,6 @@ def test_the_job_runs_on_a_cluster_that_asks_for_a_token_and_leaves_it_running(
 
 SPACE = """
 recipe: smoke.yaml
-set: {teacher.training.steps: 20, student.training.steps: 10}
 keys:
   student.objective.soft_label_weight: {uniform: [0.0, 1.0]}
   student.objective.replay_probability: {choice: [0.0, 0.5]}

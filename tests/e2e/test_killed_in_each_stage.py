@@ -14,7 +14,7 @@ import pytest
 
 from raysem import storage
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 PARTS = {  # stage: what is half written when all that runs is killed
     "corpora/wild": "clips/.shard_00010.parquet.*",

@@ -68,10 +68,17 @@ def attempts(output: Path, stage: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def resumed(job: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, TrialRecord], str]:
-    """A sweep that was killed after a trial or two and run again; the records before, and what it said at last."""
+def resumed(
+    job: Any, finished: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, TrialRecord], str]:
+    """A sweep that was killed after a trial or two and run again; the records before, and what it said at last.
+
+    It begins with the stages that a job has left there.
+    """
     folder = tmp_path_factory.mktemp("sweep")
     output = folder / "out"
+    left = ("select", "student", "evaluate", "report", "run.json", "summary.json")
+    shutil.copytree(finished[0], output / "run", ignore=shutil.ignore_patterns(*left))
     process = start(job, folder, SPACE, output)
     try:
         while process.poll() is None:

@@ -26,7 +26,7 @@ from raysem.ledger import DoneRecord, Ledger
 from raysem.runs.launch import own_error
 from raysem.tables import CLIPS, KEPT
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.timeout(600)]
 
 FLOOR = -1.0  # a teacher that was never trained finds little alike
 

@@ -20,7 +20,7 @@ from node_cluster import NodeCluster, wait_for
 from raysem import storage
 from raysem.ledger import Ledger
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

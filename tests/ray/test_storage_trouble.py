@@ -15,7 +15,7 @@ from raysem.ledger import Ledger
 from raysem.runs.launch import own_error
 from raysem.tables import CLIPS
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.timeout(600)]
 
 
 def test_an_embedding_run_stops_with_the_line_of_the_store(pool: Any, tmp_path: Path):

@@ -28,7 +28,7 @@ from raysem.models.checkpoint import load_model
 from raysem.training.ray_worker import WorkerSettings
 from raysem.training.spec import TrainingSpec, train_in_process
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(600)]
 
 STEPS = 12
 

@@ -18,6 +18,8 @@ from raysem import storage
 from raysem.errors import DiskFullError, StageError
 from raysem.ledger import DoneRecord, Ledger
 
+pytestmark = pytest.mark.fault
+
 BYTES = 64 * 2**10
 
 

@@ -15,6 +15,8 @@ import pytest
 from raysem import storage
 from raysem.locks import LOCK, run_lock
 
+pytestmark = pytest.mark.fault
+
 ROUNDS = 20
 
 # Both wait for one moment of the clock, which a line tells them, and hold the lock until the next line.

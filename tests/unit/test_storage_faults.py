@@ -26,6 +26,8 @@ from raysem.remote import filesystem
 from raysem.runs.preflight import check_output, check_roots
 from raysem.tables import CLIPS, conform
 
+pytestmark = pytest.mark.fault
+
 KINDS = {"slow_down", "reset", "lost_answer", "truncated", "slow_body"}
 
 

@@ -44,6 +44,37 @@ def test_a_checkpoint_comes_back_to_the_bit(tiny_clap: Clap, checkpoint: str):
     assert read_config(checkpoint)["extra"] == {"step": 7}
 
 
+def test_a_model_without_its_text_encoder_embeds_audio_to_the_bit(tiny_clap: Clap, checkpoint: str):
+    model = load_model(checkpoint, with_text=False)
+    clips_BT = np.random.default_rng(0).normal(size=(3, 8000)).astype(np.float32)
+    assert np.array_equal(model.embed_waveforms(clips_BT), tiny_clap.embed_waveforms(clips_BT))
+    for use in (lambda: model.embed_texts(TEXTS), model.fingerprint):
+        with pytest.raises(RuntimeError, match="without its text encoder"):
+            use()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "text_encoder/model.safetensors"])
+def test_a_damaged_weight_is_found_with_and_without_the_text_encoder(checkpoint: str, file: str):
+    path = Path(checkpoint) / file
+    state = load_file(path)
+    name = max(state, key=lambda each: state[each].numel())
+    state[name].view(-1)[0] += 1
+    save_file(state, path)
+    for with_text in (True, False):
+        with pytest.raises(DataError, match="weights have sha256"):
+            load_model(checkpoint, with_text=with_text)
+
+
+def test_audio_alone_is_embedded_without_transformers(checkpoint: str):
+    code = (
+        "import sys; from raysem.models.teacher import TeacherSource, load_teacher;"
+        f"load_teacher(TeacherSource(location={checkpoint!r}), with_text=False);"
+        "print('transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_saving_what_was_loaded_gives_the_same_files(checkpoint: str, tmp_path: Path):
     save_model(str(tmp_path / "again"), load_model(checkpoint), {"step": 7})
     first = {p.relative_to(checkpoint): p.read_bytes() for p in Path(checkpoint).rglob("*") if p.is_file()}
