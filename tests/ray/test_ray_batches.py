@@ -187,6 +187,17 @@ def stored_bytes() -> float:
     raise AssertionError(f"of {whole} only {free} are free")
 
 
+def settled_bytes() -> float:
+    """The same once nothing goes any more of what other tests left there."""
+    found = stored_bytes()
+    for _ in range(30):
+        time.sleep(2)
+        before, found = found, stored_bytes()
+        if found == before:
+            return found
+    raise AssertionError(f"{before} and then {found} bytes")
+
+
 def wait_until(is_so: Callable[[], bool]) -> None:
     """For half a minute: what Ray says of its store comes late."""
     for _ in range(150):
@@ -199,7 +210,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def test_closing_the_batches_gives_back_what_they_held(tmp_path: Path):
     clips = loader(write_clips(tmp_path / "main.parquet", 40), memory_mib=0)
     batch_bytes = BATCH * CROP_SAMPLES * 4
-    before, free = stored_bytes(), ray.available_resources().get("CPU", 0.0)
+    before, free = settled_bytes(), ray.available_resources().get("CPU", 0.0)
     batches = ClusterBatches(plan_of(clips), captioned(clips)).batches(0, 100)
     assert len(list(islice(batches, 2))) == 2
     wait_until(lambda: stored_bytes() > before + 3 * batch_bytes)
