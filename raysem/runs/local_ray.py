@@ -6,12 +6,15 @@ import atexit
 import logging
 import os
 import socket
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import psutil
 import ray
+
+from raysem.errors import StageError
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,9 @@ OF_ONE_MACHINE = {
     "RAY_idle_worker_killing_time_threshold_ms": "10000",  # processes with torch serve the next stage, too
 }
 """What Ray does otherwise for a cluster. What the user has set stays."""
+STARTS = 3
+TOO_SLOW = "timed out during startup"
+"""What Ray says when its first node took longer than 30 s, which no setting of it changes."""
 GRACE_SECONDS = 5.0
 """How long a process of Ray may take to end by itself; most take less than one."""
 
@@ -34,16 +40,39 @@ def start(**settings: Any) -> None:
 
     Ray's own end leaves to each worker to notice it. One that hangs in its own end then (an actor of Ray Train was
     seen to) would stay for ever, with its memory.
+
+    Raises:
+        StageError: Ray did not get up within its time, three times: the machine has too much other work.
     """
-    before = set(psutil.Process().children())
-    port = _free_port()
-    os.environ[DASHBOARD] = f"http://127.0.0.1:{port}"
     for name, value in OF_ONE_MACHINE.items():
         os.environ.setdefault(name, value)
+    for left in reversed(range(STARTS)):
+        before = set(psutil.Process().children())
+        try:
+            _start(settings)
+        except Exception as error:  # Ray has no class of its own for it
+            _end(_children_since(before), grace_seconds=0.0)
+            if TOO_SLOW not in str(error):
+                raise
+            if not left:
+                raise StageError(
+                    f"Ray did not start on this machine within 30 s, {STARTS} times; is it busy?"
+                ) from None
+            log.warning("Ray did not start within 30 s; tried again (%d of %d)", STARTS - left + 1, STARTS)
+        else:
+            atexit.register(partial(_end, _children_since(before)))
+            return
+
+
+def _start(settings: Mapping[str, Any]) -> None:
+    port = _free_port()
+    os.environ[DASHBOARD] = f"http://127.0.0.1:{port}"
     # "local": without an address Ray would join whatever `ray start` left on this machine, and refuse num_cpus there.
     ray.init(address="local", include_dashboard=True, dashboard_port=port, **settings)
-    started = [process for process in psutil.Process().children() if process not in before]
-    atexit.register(partial(_end, started))
+
+
+def _children_since(before: Set[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in psutil.Process().children() if process not in before]
 
 
 def _free_port() -> int:
@@ -52,15 +81,16 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _end(started: list[psutil.Process]) -> None:
+def _end(started: list[psutil.Process], *, grace_seconds: float = GRACE_SECONDS) -> None:
     family = list(started)
     for process in started:
         with suppress(psutil.NoSuchProcess):
             family += process.children(recursive=True)
     ray.shutdown()
-    _, left = psutil.wait_procs(family, timeout=GRACE_SECONDS)
+    _, left = psutil.wait_procs(family, timeout=grace_seconds)
     for process in left:
-        log.info("%s did not end with its Ray; killed", process)
+        if grace_seconds:
+            log.info("%s did not end with its Ray; killed", process)
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, timeout=GRACE_SECONDS)

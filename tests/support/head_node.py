@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -12,9 +13,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from raysem.runs.local_ray import TOO_SLOW
 
 RAY = str(Path(sys.executable).with_name("ray"))
 ROOT = Path(__file__).parents[2]
@@ -71,16 +75,24 @@ class HeadNode:
 
 
 def start_head(
-    folder: Path, environment: Mapping[str, str], *, cpus: int, worker_types: Mapping[str, Any] | None = None
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    cpus: int,
+    worker_types: Mapping[str, Any] | None = None,
+    starts: int = 3,
 ) -> HeadNode:
     """Start a head node below `folder` and wait until it answers.
+
+    Ray gives it 30 s to start, which a machine with other work may miss: then another is started.
 
     Args:
         environment: of a job; `python` becomes this one, the token a new one.
         worker_types: what an autoscaler (v2) may start as simulated nodes of this machine, by name:
             {"resources": {"CPU": 2}, "max_workers": 1}. None: no autoscaler.
+        starts: how many are started at most.
     """
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "token").write_text(TOKEN)
     given = dict(environment) | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -117,6 +129,10 @@ def start_head(
     head = HeadNode(process, f"http://127.0.0.1:{ports['dashboard-port']}", gcs_address, given, log)
     deadline = time.monotonic() + 300
     while not head.answers():
+        if process.poll() is not None and TOO_SLOW in log.read_text() and starts > 1:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it has started: its session is its own
+            return start_head(folder, environment, cpus=cpus, worker_types=worker_types, starts=starts - 1)
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.5)
