@@ -15,6 +15,7 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_worker_niceness": "0",  # else the other test process wins, whatever it does
     "RAY_idle_worker_killing_time_threshold_ms": "60000",  # processes that have imported torch serve the next test, too
 }
 

@@ -110,6 +110,7 @@ def test_similarities_depend_neither_on_the_units_nor_on_the_workers(
     assert np.abs(difference).max() <= 1e-6
 
 
+@pytest.mark.fault
 def test_only_shards_without_a_sound_record_are_made_again(
     pool: Any, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -131,6 +132,7 @@ def test_only_shards_without_a_sound_record_are_made_again(
     assert tables_of(tmp_path) == tables_of(whole)
 
 
+@pytest.mark.fault
 def test_an_attempt_that_dies_keeps_its_finished_shards(
     pool: Any, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -161,6 +163,7 @@ def test_an_attempt_that_dies_keeps_its_finished_shards(
     assert tables_of(tmp_path) == tables_of(whole)
 
 
+@pytest.mark.fault
 def test_shards_of_a_collector_that_died_are_made_in_another_round(
     pool: Any, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

@@ -31,6 +31,7 @@ time.sleep(1)
 """
 
 
+@pytest.mark.fault
 def test_a_worker_that_hangs_in_its_own_end_goes_with_the_driver():
     folder = tempfile.mkdtemp(prefix="rl-", dir="/tmp")  # short: a socket's path may have 107 characters
     try:

@@ -103,6 +103,7 @@ def test_pairs_do_not_depend_on_the_size_of_the_shards(pairs_folder: Path, tmp_p
     assert ranked == {"pairs": len(expected), "shards": 2}
 
 
+@pytest.mark.fault
 def test_only_shards_without_a_sound_record_are_matched_again(pairs_folder: Path, tmp_path: Path):
     clips, captions = str(pairs_folder / "clips"), str(pairs_folder / "captions")
     names, arguments = sorted(Ledger(clips).records()), {"clips": clips, "captions": captions, "floor": FLOOR}
@@ -206,6 +207,7 @@ def test_an_error_in_a_shard_arrives_as_ours_and_the_others_are_kept(tmp_path: P
     assert sorted(Ledger(str(tmp_path)).records()) == ["a", "b"]
 
 
+@pytest.mark.fault
 def test_a_shard_that_never_comes_is_named(tmp_path: Path):
     with pytest.raises(StageError, match="1 shards stay unfinished after 3 rounds, b first"):
         make_shards(["a", "b"], str(tmp_path), Failing, {"how": "silent"}, what="fail", workers=1)

@@ -138,6 +138,7 @@ def test_a_clip_that_cannot_be_used_is_replaced_and_counted_alike(tmp_path: Path
         assert {clip.clip_id for batch in seen for clip in batch.unusable} == set(broken)
 
 
+@pytest.mark.fault
 def test_a_clip_that_kills_its_decoder_is_replaced_like_one_that_is_not_there(tmp_path: Path):
     found, expected = (
         loader(write_clips(tmp_path / name / "main.parquet", 25, main_003={"audio": {"bytes": None, "path": path}}))

@@ -33,9 +33,10 @@ set:
   teacher.training.evaluate_every_steps: 10
   curation.top_k_per_clip: null
   curation.match_floor: -1.0
-  student.training.steps: 160
+  student.training.steps: 100
   student.training.evaluate_every_steps: 20
-  student.training.checkpoint_every_steps: 80
+  student.training.checkpoint_every_steps: 50
+  corpora.rows_per_shard: 20
   cluster.training_workers: 2
 keys:
   {THRESHOLD}: {{grid: [-1.0, 0.999]}}
@@ -97,13 +98,13 @@ def test_what_is_worse_is_stopped_before_its_training_ends(sweep: Any):
     _, records = sweep
     stopped = records[-1.0, 0.0001]
     assert (stopped.status, stopped.reason) == ("stopped", f"by the scheduler, after step {stopped.curve[-1]['step']}")
-    assert 20 <= stopped.curve[-1]["step"] < 160
+    assert 20 <= stopped.curve[-1]["step"] < 100
     assert stopped.metric == stopped.curve[-1]["metric"] > math.log(16)
     assert stopped.stages["student/student"] == "ran"
     assert stopped.facts == records[-1.0, 0.3].facts
     finished = records[-1.0, 0.3]
     assert finished.status == "finished"
-    assert [point["step"] for point in finished.curve] == list(range(20, 161, 20))
+    assert [point["step"] for point in finished.curve] == list(range(20, 101, 20))
     assert finished.metric == min(point["metric"] for point in finished.curve)
 
 

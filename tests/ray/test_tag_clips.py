@@ -206,6 +206,7 @@ def test_another_ranking_and_lost_tags_need_no_model(given: Given, copied: str):
     }
 
 
+@pytest.mark.fault
 def test_a_lost_shard_alone_is_scored_again(given: Given, copied: str):
     whole, before = tags_in(f"{copied}/tags"), written_at(copied)
     Path(copied, "shards", "shard_00002.parquet").unlink()

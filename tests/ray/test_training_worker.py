@@ -56,6 +56,7 @@ def test_one_worker_gives_the_bits_of_the_process_without_ray(settings: dict[str
     ]  # fmt: skip
 
 
+@pytest.mark.fault
 def test_a_student_of_two_workers_survives_the_death_of_one(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -128,6 +129,7 @@ def test_errors_of_the_workers_arrive_as_themselves(settings: dict[str, Any], tm
         run_training(absent, WORKER)
 
 
+@pytest.mark.fault
 def test_a_store_that_fails_on_one_of_two_workers_ends_the_run_at_once_with_its_line(
     settings: dict[str, Any], tmp_path: Path
 ):
