@@ -36,7 +36,7 @@ WORKER_TYPES = {
     "cpu": {"resources": {"CPU": 2}, "max_workers": 2},
     "gpu": {"resources": {"CPU": 1, "GPU": 1}, "max_workers": 1},
 }
-WHERE_S3_IS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+WHERE_S3_IS = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION")
 SETTINGS = (
     "--set", "cluster.local_cpus=null",
     "--set", "cluster.embedding.gpus_per_worker=1",

@@ -32,6 +32,14 @@ HEAD_ID = "f" * 51 + "00000"
 HEAD_TYPE = "ray.head.default"
 """What the autoscaler takes the type of its head to be."""
 
+AUTOSCALER = {
+    "RAY_FAKE_CLUSTER": "1",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+}
+
 
 @dataclass(frozen=True)
 class HeadNode:
@@ -110,13 +118,7 @@ def start_head(
         config = folder / "autoscaling.json"
         config.write_text(json.dumps(_autoscaling(own_address(), ports["port"], cpus, worker_types)))
         command.append(f"--autoscaling-config={config}")
-        given |= {
-            "RAY_FAKE_CLUSTER": "1",
-            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-            "RAY_enable_autoscaler_v2": "1",
-            "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
-            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
-        }
+        given |= AUTOSCALER
     log = folder / "head.log"
     with log.open("w") as out:
         process = subprocess.Popen(
